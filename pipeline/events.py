@@ -1,0 +1,149 @@
+"""Events: what the graph is told, as columns.
+
+    EventBatch    events in log order; what JSON and packed messages both become
+    BadEvent      an event that could not be understood: reason, bytes, position (data, not an exception)
+
+`json_codec`, `packed_codec` turn messages into these and `decoder` joins them: the four modules are all that knows
+the wire. A batch without a bad event is handled column by column; only one that has any is looked at event by event.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.columns import LONGEST_NAME, Wrong
+from pipeline.log import Record
+from pipeline.schema import EVENT_TYPES, Schema, seconds
+
+NODE, EDGE, SCORE, LABEL, RETRACT = range(len(EVENT_TYPES))
+
+# Why an event is bad, or is set aside by the graph (`expired`): a fixed set, for it labels a metric.
+REASONS = (
+    "malformed_json", "malformed_packed", "unknown_content_type", "too_large", "wrong_type", "missing_field",
+    "empty_name", "too_long", "not_finite", "out_of_range", "wrong_length", "unknown_value", "unknown_type",
+    "unknown_relation", "bad_label", "bad_ts", "ts_out_of_range", "expired",
+)  # fmt: skip
+
+
+@dataclass
+class BadEvent:
+    """An event that goes to the dead letters: where it stood, why it is bad, and what it said."""
+
+    position: int
+    index: int  # within a packed message
+    reason: str  # one of REASONS
+    detail: str
+    raw: bytes
+
+
+@dataclass
+class EventBatch:
+    """n events in log order. A column holds its neutral value where an event's type has no such field."""
+
+    kind: npt.NDArray[np.uint8]  # (n,) NODE .. RETRACT
+    id: list[str]  # n: the node; the source of an edge
+    ts: npt.NDArray[np.float64]  # (n,) seconds since the epoch; nan for retract
+    target: npt.NDArray[np.bool_]  # (n,) to be scored
+    label: npt.NDArray[np.int8]  # (n,) 1 spam, 0 not; -1 none
+    features: npt.NDArray[np.float32]  # (n, F) own channels of node events
+    keys: list[list[str | None]]  # group relations x n: the group key, None for no membership
+    # edges, those of node events too, ordered by event
+    edge_event: npt.NDArray[np.int32]  # (m,) index of the event
+    edge_relation: npt.NDArray[np.int32]  # (m,) index among the schema's relations
+    edge_other: list[str]  # m: the node at the other end
+    position: npt.NDArray[np.int64]  # (n,) of the message in the log
+    index: npt.NDArray[np.int32]  # (n,) of the event in its packed message
+
+    def __len__(self) -> int:
+        return len(self.id)
+
+    def take(self, keep: npt.NDArray[np.bool_]) -> "EventBatch":
+        """Return the events that `keep` marks, in order."""
+        kept = keep.tolist()
+        edge_kept = keep[self.edge_event]
+        renumbered = np.cumsum(keep, dtype=np.int32) - 1
+        return EventBatch(
+            *(self.kind[keep], _pick(self.id, kept), self.ts[keep], self.target[keep], self.label[keep]),
+            *(self.features[keep], [_pick(keys, kept) for keys in self.keys]),
+            *(renumbered[self.edge_event[edge_kept]], self.edge_relation[edge_kept]),
+            *(_pick(self.edge_other, edge_kept.tolist()), self.position[keep], self.index[keep]),
+        )
+
+    @staticmethod
+    def join(parts: "Sequence[EventBatch]") -> "EventBatch":
+        """Return the events of `parts` one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        starts = np.cumsum([0, *(len(part) for part in parts[:-1])])
+        columns = {name: [getattr(part, name) for part in parts] for name in EventBatch.__dataclass_fields__}
+        columns["edge_event"] = [part.edge_event + np.int32(s) for part, s in zip(parts, starts, strict=True)]
+        joined = {name: _join_column(name, column) for name, column in columns.items()}
+        return EventBatch(**joined)
+
+
+def _join_column(name: str, column: list[Any]) -> Any:
+    if name == "keys":
+        return [sum(relation, start=[]) for relation in zip(*column, strict=True)]
+    return sum(column, start=[]) if isinstance(column[0], list) else np.concatenate(column)
+
+
+def _pick(values: list[Any], kept: list[bool]) -> list[Any]:
+    return [value for value, keep in zip(values, kept, strict=True) if keep]
+
+
+def check_ts(
+    schema: Schema,
+    ts: npt.NDArray[np.float64],
+    kind: npt.NDArray[np.uint8],
+    appended_at: npt.NDArray[np.float64],
+    wrong: Wrong,
+) -> None:
+    """Mark the events whose time is missing or not to be believed; only a retract needs none.
+
+    "Too far ahead" is judged by when the log got the message, which is part of the log: no clock is read.
+    """
+    earliest, latest = schema.ts_range
+    latest_at = np.fmin(latest, appended_at + seconds(schema.time.max_ahead))
+    good = (ts >= earliest) & (ts <= latest_at)
+    for i in np.flatnonzero(~good & (kind != RETRACT)).tolist():
+        if np.isnan(ts[i]):
+            wrong.setdefault(i, ("bad_ts", f"ts is missing or no time; the schema says {schema.time.unit}"))
+        else:
+            detail = f"ts is {ts[i]:.0f}, expected {earliest:.0f} to {latest_at[i]:.0f} seconds since the epoch"
+            wrong.setdefault(i, ("ts_out_of_range", detail))
+
+
+def check_names(what: str, values: list[Any], wrong: Wrong, events: Sequence[int] | None = None) -> list[str]:
+    """Check ids; a number stands for its digits. `events` tells which event a value is of, if not its own index."""
+    if set(map(type, values)) <= {str} and "" not in values and max(map(len, values), default=0) <= LONGEST_NAME:
+        return values
+    names = []
+    for i, value in enumerate(values):
+        name = "" if value is None else str(value)
+        event = i if events is None else events[i]
+        if value is None:
+            wrong.setdefault(event, ("missing_field", f"{what} is missing"))
+        elif not name:
+            wrong.setdefault(event, ("empty_name", f"{what} is empty"))
+        elif len(name) > LONGEST_NAME:
+            wrong.setdefault(event, ("too_long", f"{what} has {len(name)} characters, at most {LONGEST_NAME}"))
+        names.append(name)
+    return names
+
+
+def note(problems: Wrong, places: npt.NDArray[np.int64], wrong: Wrong) -> None:
+    for i, problem in problems.items():
+        wrong.setdefault(int(places[i]), problem)
+
+
+
+def mark(wrong: Wrong, where: npt.NDArray[np.bool_], reason: str, detail: str) -> None:
+    for i in np.flatnonzero(where).tolist():
+        wrong.setdefault(i, (reason, detail))
+
+
+def bad_event(record: Record, reason: str, detail: str, index: int = 0) -> BadEvent:
+    return BadEvent(record.position, index, reason, detail, record.value)

@@ -1,0 +1,363 @@
+"""The graph: rows, their memberships, and the counters of every list; turns events into the operation log.
+
+    rows    (N,) ROW    one present node each; the index is the node's row
+    lists   (L,) LIST   what one relation averages over: a group's members, or one node's neighbours
+    links   (K,) LINK   "this row stands in that list"; chained by list, oldest first, and by row
+    owner   (N, R)      the list that a row reads for each relation, -1 none
+    names   row <-> id, list <-> group key
+
+Invariants, each tested against a slow twin after every kind of event:
+  - a group relation's list holds all present rows with its key, and they all own it;
+    an edge relation's list is owned by one row and holds its neighbours
+  - a link has entered (its row counts in the list's sums and counters) just if its row is live;
+    a placeholder, named by an edge or a label before its own event, stands in lists but counts for nothing
+  - a list without links is forgotten, counters and all; rows and lists free at the end of a batch are used again
+  - "now" is the watermark, the largest event time so far: it never runs backwards, so no counter does
+
+Costs: a node event O(R), a removal O(R) and now and then O(members) where a half-life must be summed anew, an edge
+O(fewer of the two ends' links). Memory a node: 40 bytes, 40 a link, 4 R for owner, 4 a deviating channel, and its id;
+a list: 72 bytes + 8 a counter, and its key. `ttl` and `max_neighbours` bound them all.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline import graph_kernel as kernel
+from pipeline.events import RETRACT, EventBatch
+from pipeline.graph_kernel import APPLIED, DUPLICATE, EXPIRED, LIVE, UNKNOWN
+from pipeline.names import Names
+from pipeline.operations import OPERATION, Operations
+from pipeline.schema import Schema
+
+OUTCOMES = {APPLIED: "applied", DUPLICATE: "duplicate", UNKNOWN: "unknown", EXPIRED: "expired"}
+
+ROW = np.dtype(
+    [
+        ("ts", "f8"),  # event time of its node event
+        ("label_ts", "f8"),  # watermark when its label came
+        ("links", "i4"),  # newest of its links
+        ("older", "i4"),  # neighbours in the expiry queue
+        ("newer", "i4"),
+        ("fresh", "i4"),  # its newest entry of this micro-batch; -1: the cache holds its values
+        ("state", "i1"),  # ABSENT, PLACEHOLDER, LIVE
+        ("label", "i1"),  # 1 spam, 0 not, -1 unknown
+        ("idle", "i1"),  # noted as perhaps free
+    ],
+    align=True,
+)
+LIST = np.dtype(
+    [
+        ("weight", "f8"),  # sum of the members' weights
+        ("peak", "f8"),  # the largest it was since it was last summed anew
+        ("landmark", "f8"),  # event time at which a weight is 1 (half-life)
+        ("counted_at", "f8"),  # watermark of the last arrival, the time of `arrivals`; -inf: none yet
+        ("labelled_at", "f8"),  # the time of `labelled` and `spam`
+        ("relation", "i4"),
+        ("owner", "i4"),  # row of an edge relation's list, -1 for a group's
+        ("first", "i4"),  # oldest and newest link
+        ("last", "i4"),
+        ("links", "i4"),
+        ("count", "i4"),  # links that have entered: the members
+        ("labelled_count", "i4"),
+        ("spam_count", "i4"),
+        ("idle", "i1"),
+    ],
+    align=True,
+)
+LINK = np.dtype(
+    [
+        ("ts", "f8"),  # the age that a half-life weighs: the node's, or the edge's
+        ("list", "i4"),
+        ("row", "i4"),
+        ("prev", "i4"),  # in the list
+        ("next", "i4"),
+        ("row_prev", "i4"),  # among the row's links
+        ("row_next", "i4"),
+        ("entered", "i1"),
+    ],
+    align=True,
+)
+META = np.dtype(
+    [
+        ("watermark", "f8"),
+        ("expired", "i8"),  # nodes that ttl has removed so far
+        ("oldest", "i4"),  # ends of the expiry queue
+        ("newest", "i4"),
+        ("present", "i4"),  # its length
+        ("free_link", "i4"),  # head of the chain of free links
+        ("links_used", "i4"),
+        ("free_lists", "i4"),
+        ("idle_rows", "i4"),
+        ("idle_lists", "i4"),
+        ("entries", "i4"),  # of this micro-batch
+        ("operations", "i8"),
+        ("wanted", "i8"),  # the log's length that the next step asks for
+    ],
+    align=True,
+)
+
+
+@dataclass
+class Applied:
+    """What a micro-batch did: the operation log, and its B entries (a node each, in order)."""
+
+    operations: Operations
+    outcome: npt.NDArray[np.uint8]  # (n,) per event: APPLIED, DUPLICATE, UNKNOWN, EXPIRED
+    entry_event: npt.NDArray[np.int32]  # (B,) the event that made the entry
+    entry_row: npt.NDArray[np.int32]  # (B,)
+    previous: npt.NDArray[np.int32]  # (B,) where the row's values were before: a row of the store, or ~entry
+    channels: npt.NDArray[np.float32]  # (B, G) arrival, label, deviation; arrival is nan where it stays as it was
+
+
+class Graph:
+    """One shard's graph. `apply` is the only way in."""
+
+    def __init__(self, schema: Schema) -> None:
+        self._schema = schema
+        self._rules = _rules(schema)
+        relations, levels = len(schema.relations), len(schema.deviating)
+        arrivals, labels = len(schema.arrival_half_lives), len(schema.label_half_lives)
+        self._state = kernel.State(
+            rows=np.zeros(0, ROW), lists=np.zeros(0, LIST), links=np.zeros(0, LINK),
+            owner=np.zeros((0, relations), np.int32), levels=np.zeros((0, levels), np.float32),
+            level_sums=np.zeros((0, levels)), arrivals=np.zeros((0, arrivals)), labelled=np.zeros((0, labels)),
+            spam=np.zeros((0, labels)), meta=np.zeros(1, META), free_lists=np.zeros(0, np.int32),
+            idle_rows=np.zeros(0, np.int32), idle_lists=np.zeros(0, np.int32),
+        )  # fmt: skip
+        self._state.meta["watermark"] = -np.inf
+        for end in ("oldest", "newest", "free_link"):
+            self._state.meta[end] = -1
+        self._ids = Names()
+        self._keys = [Names() for _ in schema.groups]
+        self._free_rows: list[int] = []
+        self._log = np.zeros(1024, OPERATION)
+
+    def apply(self, events: EventBatch) -> Applied:
+        """Apply `events` in order, as if one at a time."""
+        batch = self._numbers(events)
+        meta = self._state.meta[0]
+        meta["entries"], meta["operations"] = 0, 0
+        n, width = len(events), len(self._schema.channel_names) - len(self._schema.own_channels)
+        result = kernel.Result(
+            outcome=np.zeros(n, np.uint8), log=self._log, entry_event=np.zeros(n, np.int32),
+            previous=np.zeros(n, np.int32), channels=np.zeros((n, width), np.float32),
+        )  # fmt: skip
+        done = kernel.run(self._state, self._rules, batch, result, 0)
+        while done < n:
+            self._log = _longer(self._log, int(meta["wanted"]))
+            result = result._replace(log=self._log)
+            done = kernel.run(self._state, self._rules, batch, result, done)
+        return self._finish(batch, result)
+
+    def rows_of(self, ids: list[str]) -> list[int]:
+        """Return each id's row, -1 where it is not present."""
+        return [self._ids.index_of(name) for name in ids]
+
+    def is_live(self, row: int) -> bool:
+        return row >= 0 and bool(self._state.rows["state"][row] == LIVE)
+
+    @property
+    def watermark(self) -> float:
+        """The largest event time so far; -inf before the first event."""
+        return float(self._state.meta["watermark"][0])
+
+    @property
+    def row_count(self) -> int:
+        return len(self._ids)
+
+    @property
+    def list_count(self) -> int:
+        return len(self._state.lists) - int(self._state.meta["free_lists"][0])
+
+    @property
+    def link_count(self) -> int:
+        return int(np.count_nonzero(self._state.links["entered"]))
+
+    @property
+    def expired_count(self) -> int:
+        return int(self._state.meta["expired"][0])
+
+    @property
+    def row_capacity(self) -> int:
+        return len(self._state.rows)
+
+    @property
+    def list_capacity(self) -> int:
+        return len(self._state.lists)
+
+    def memory_bytes(self) -> dict[str, int]:
+        """Bytes by part, as allocated; names are an estimate."""
+        state = self._state
+        rows = state.rows.nbytes + state.owner.nbytes + state.levels.nbytes + state.idle_rows.nbytes
+        lists = sum(a.nbytes for a in (state.lists, state.level_sums, state.arrivals, state.labelled, state.spam))
+        names = self._ids.memory_bytes() + sum(keys.memory_bytes() for keys in self._keys)
+        return {"rows": rows, "links": state.links.nbytes, "lists": lists, "names": names}
+
+    # -- state on disk --
+
+    def export(self) -> dict[str, npt.NDArray[np.generic]]:
+        """Return everything the graph remembers as plain arrays (views: copy or write them before the next batch)."""
+        arrays = {f"graph.{name}": array for name, array in self._state._asdict().items()}
+        arrays |= self._ids.export("graph.ids")
+        for g, keys in enumerate(self._keys):
+            arrays |= keys.export(f"graph.keys{g}")
+        return arrays
+
+    def restore(self, arrays: dict[str, npt.NDArray[np.generic]]) -> None:
+        """Take up the state that `export` gave."""
+        fields = {name: np.array(arrays[f"graph.{name}"]) for name in kernel.State._fields}
+        self._state = kernel.State(**fields)
+        self._ids = Names.restore(arrays, "graph.ids")
+        self._keys = [Names.restore(arrays, f"graph.keys{g}") for g in range(len(self._keys))]
+        used = np.zeros(self.row_capacity, np.bool_)
+        used[self._ids.indices()] = True
+        self._free_rows = np.flatnonzero(~used)[::-1].tolist()
+
+    # -- names to numbers --
+
+    def _numbers(self, events: EventBatch) -> kernel.Batch:
+        """Give every name a row or a list, new ones too; those that come to nothing are released afterwards."""
+        self._reserve(events)
+        return kernel.Batch(
+            kind=events.kind,
+            row=self._rows(events.id),
+            ts=np.where(events.kind == RETRACT, self.watermark, events.ts),
+            label=events.label,
+            group_lists=self._group_lists(events),
+            levels=np.ascontiguousarray(events.features[:, self._schema.deviating]),
+            edge_start=np.searchsorted(events.edge_event, np.arange(len(events) + 1)).astype(np.int64),
+            edge_relation=np.ascontiguousarray(events.edge_relation),
+            edge_row=self._rows(events.edge_other),
+        )
+
+    def _rows(self, ids: list[str]) -> npt.NDArray[np.int32]:
+        rows, new = self._ids.intern(ids, self._free_rows.pop)
+        if new:
+            self._state.owner[new] = -1
+            self._state.rows[new] = np.array((0, 0, -1, -1, -1, -1, kernel.ABSENT, -1, 0), ROW)
+            self._note_idle(new, "rows")
+        return rows
+
+    def _group_lists(self, events: EventBatch) -> npt.NDArray[np.int32]:
+        lists = np.full((len(self._schema.groups), len(events)), -1, np.int32)
+        for g, (relation, _) in enumerate(self._schema.groups):
+            lists[g], new = self._keys[g].intern(events.keys[g], self._take_list)
+            if new:
+                self._state.lists["relation"][new] = relation
+                self._note_idle(new, "lists")
+        return lists
+
+    def _take_list(self) -> int:
+        meta = self._state.meta
+        meta["free_lists"] -= 1
+        return int(self._state.free_lists[meta["free_lists"][0]])
+
+    def _note_idle(self, new: list[int], what: str) -> None:
+        """Until an event uses them, new rows and lists are as free as those that were left."""
+        meta, buffer = self._state.meta, getattr(self._state, f"idle_{what}")
+        start = int(meta[f"idle_{what}"][0])
+        buffer[start : start + len(new)] = new
+        meta[f"idle_{what}"] += len(new)
+        getattr(self._state, what)["idle"][new] = 1
+
+    # -- room --
+
+    def _reserve(self, events: EventBatch) -> None:
+        """Make room for all that `events` could add at most."""
+        n, edges = len(events), len(events.edge_other)
+        meta = self._state.meta[0]
+        if len(self._free_rows) < n + edges:
+            self._grow_rows(n + edges)
+        lists = n * len(self._schema.groups) + 2 * edges
+        if meta["free_lists"] < lists:
+            self._grow_lists(lists)
+        if len(self._state.links) < meta["links_used"] + lists:
+            more = max(lists, len(self._state.links), 1024)
+            self._state = self._state._replace(links=_longer(self._state.links, more))
+
+    def _grow_rows(self, wanted: int) -> None:
+        old = self.row_capacity
+        more = max(wanted, old, 1024)
+        state = self._state
+        self._state = state._replace(
+            rows=_longer(state.rows, more), owner=_longer(state.owner, more), levels=_longer(state.levels, more),
+            idle_rows=_longer(state.idle_rows, more),
+        )  # fmt: skip
+        self._free_rows = list(range(old + more - 1, old - 1, -1)) + self._free_rows
+
+    def _grow_lists(self, wanted: int) -> None:
+        old = self.list_capacity
+        more = max(wanted, old, 1024)
+        names = ("lists", "level_sums", "arrivals", "labelled", "spam", "free_lists", "idle_lists")
+        grown = {name: _longer(getattr(self._state, name), more) for name in names}
+        grown["lists"][old:] = np.array((0, 0, 0, -np.inf, -np.inf, 0, -1, -1, -1, 0, 0, 0, 0, 0), LIST)
+        free = int(self._state.meta["free_lists"][0])
+        grown["free_lists"][free : free + more] = np.arange(old + more - 1, old - 1, -1)
+        self._state = self._state._replace(**grown)
+        self._state.meta["free_lists"] += more
+
+    # -- after the loop --
+
+    def _finish(self, batch: kernel.Batch, result: kernel.Result) -> Applied:
+        entries = int(self._state.meta["entries"][0])
+        entry_event = result.entry_event[:entries]
+        entry_row = batch.row[entry_event]
+        rows = self._state.rows
+        kept = np.flatnonzero(rows["fresh"][entry_row] == np.arange(entries))
+        rows["fresh"][entry_row] = -1
+        self._release()
+        operations = Operations(
+            log=self._log[: int(self._state.meta["operations"][0])].copy(),
+            entries=entries,
+            relations=len(self._schema.relations),
+            list_capacity=self.list_capacity,
+            row_capacity=self.row_capacity,
+            kept_entry=kept.astype(np.int32),
+            kept_row=entry_row[kept],
+        )
+        return Applied(
+            operations, result.outcome, entry_event, entry_row, result.previous[:entries], result.channels[:entries]
+        )
+
+    def _release(self) -> None:
+        """Free the rows and lists that are idle still, with their names."""
+        state, meta = self._state, self._state.meta[0]
+        idle = state.idle_rows[: meta["idle_rows"]]
+        state.rows["idle"][idle] = 0
+        gone = idle[state.rows["state"][idle] == kernel.ABSENT].tolist()
+        self._ids.release(gone)
+        self._free_rows += gone
+        idle = state.idle_lists[: meta["idle_lists"]]
+        state.lists["idle"][idle] = 0
+        gone = idle[state.lists["links"][idle] == 0].tolist()
+        for relation in set(state.lists["relation"][gone].tolist()):
+            group = self._rules.group_of[relation]
+            if group >= 0:
+                self._keys[group].release([own for own in gone if state.lists["relation"][own] == relation])
+        state.free_lists[meta["free_lists"] : meta["free_lists"] + len(gone)] = gone
+        meta["free_lists"] += len(gone)
+        meta["idle_rows"], meta["idle_lists"] = 0, 0
+
+
+def _longer(array: npt.NDArray[np.generic], more: int) -> npt.NDArray[np.generic]:
+    return np.concatenate([array, np.zeros((more, *array.shape[1:]), array.dtype)])
+
+
+def _rules(schema: Schema) -> kernel.Rules:
+    relations = list(schema.relations.values())
+    group_of = np.full(len(relations), -1, np.int64)
+    for group, (relation, _) in enumerate(schema.groups):
+        group_of[relation] = group
+    return kernel.Rules(
+        half_lives=np.array(schema.half_lives, np.float64),
+        directed=np.array([relation.directed for relation in relations], np.bool_),
+        max_neighbours=np.array([relation.max_neighbours or 0 for relation in relations], np.int64),
+        group_of=group_of,
+        arrival_half_lives=np.array(schema.arrival_half_lives, np.float64),
+        label_half_lives=np.array(schema.label_half_lives, np.float64),
+        prior=schema.labels.prior,
+        strength=schema.labels.strength,
+        ttl=schema.ttl,
+    )

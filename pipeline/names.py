@@ -1,0 +1,94 @@
+"""Names: outside name (an id, a group key) <-> dense index.
+
+    index_by_name   dict
+    name_by_index   list; None where an index is free
+
+A name costs its text, a dict slot and two pointers, about 150 bytes; it is forgotten with its row or list.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+
+class Names:
+    """A set of names, each with an index of the caller's choosing."""
+
+    def __init__(self) -> None:
+        self._index_by_name: dict[str, int] = {}
+        self._name_by_index: list[str | None] = []
+
+    def __len__(self) -> int:
+        return len(self._index_by_name)
+
+    def index_of(self, name: str) -> int:
+        """Return the name's index, -1 if it has none."""
+        return self._index_by_name.get(name, -1)
+
+    def name_of(self, index: int) -> str | None:
+        return self._name_by_index[index]
+
+    def intern(
+        self, names: Sequence[str | None], take: Callable[[], int]
+    ) -> tuple[npt.NDArray[np.int32], list[int]]:
+        """Return each name's index, -1 for None, and the new indices, which `take` gave one by one."""
+        found = list(map(self._index_by_name.get, names))
+        new: list[int] = []
+        if None in found:
+            for i, index in enumerate(found):
+                if index is None:
+                    found[i] = self._index(names[i], take, new)
+        return np.array(found, np.int32), new
+
+    def release(self, indices: Sequence[int]) -> None:
+        """Forget the names of `indices`."""
+        for index in indices:
+            name = self._name_by_index[index]
+            if name is not None:
+                del self._index_by_name[name]
+                self._name_by_index[index] = None
+
+    def indices(self) -> npt.NDArray[np.int64]:
+        return np.fromiter(self._index_by_name.values(), np.int64, len(self._index_by_name))
+
+    def memory_bytes(self) -> int:
+        """An estimate: a short text is 60 bytes, its slot in the dict and the list 90."""
+        return 150 * len(self._index_by_name)
+
+    def export(self, prefix: str) -> dict[str, npt.NDArray[np.generic]]:
+        """Return the names as one text and the indices in the same order."""
+        text = "".join(self._index_by_name)
+        lengths = np.fromiter(map(len, self._index_by_name), np.int32, len(self._index_by_name))
+        return {
+            f"{prefix}.text": np.frombuffer(text.encode(), np.uint8),
+            f"{prefix}.length": lengths,  # in characters
+            f"{prefix}.index": self.indices(),
+        }
+
+    @staticmethod
+    def restore(arrays: dict[str, npt.NDArray[np.generic]], prefix: str) -> "Names":
+        """Take up the names that `export` gave."""
+        names = Names()
+        text = arrays[f"{prefix}.text"].tobytes().decode()
+        indices = arrays[f"{prefix}.index"].tolist()
+        ends = np.cumsum(arrays[f"{prefix}.length"]).tolist()
+        pieces = [text[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)] if ends else []
+        names._index_by_name = dict(zip(pieces, indices, strict=True))
+        names._name_by_index = [None] * (max(indices, default=-1) + 1)
+        for piece, index in zip(pieces, indices, strict=True):
+            names._name_by_index[index] = piece
+        return names
+
+    def _index(self, name: str | None, take: Callable[[], int], new: list[int]) -> int:
+        if name is None:
+            return -1
+        known = self._index_by_name.get(name)  # the same new name may stand in one batch twice
+        if known is not None:
+            return known
+        index = take()
+        self._index_by_name[name] = index
+        self._name_by_index += [None] * (index + 1 - len(self._name_by_index))
+        self._name_by_index[index] = name
+        new.append(index)
+        return index

@@ -1,0 +1,107 @@
+"""A shard: events in, scores out, no I/O.
+
+    A  in order   graph.apply: events -> operation log, channels; the input lists obey it   -> x, means
+    B  at once    layer 1                                                                   -> h
+    C  in order   the hidden lists obey the same log                                        -> means of h
+    D  at once    layer 2 and the classifier, for targets only                              -> scores
+
+The result equals one event at a time: layer 1 never reads hidden features, so no stage needs a later one's output.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.cache import Cache
+from pipeline.events import SCORE, EventBatch
+from pipeline.graph import Applied, Graph
+from pipeline.lists import Lists
+from pipeline.model import Model
+from pipeline.transform import Transform
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass
+class Scored:
+    """What a micro-batch of n events gave."""
+
+    event: npt.NDArray[np.int64]  # (B,) index of the event of each score, ascending
+    score: Floats  # (B,)
+    outcome: npt.NDArray[np.uint8]  # (n,) see graph.OUTCOMES
+    stage_seconds: dict[str, float]  # A, B, C, D
+
+
+class Scorer:
+    """One shard's state and the model. Deterministic: no clock (but for stage times), no randomness, no I/O."""
+
+    def __init__(self, model: Model, clock: Callable[[], float] = lambda: 0.0) -> None:
+        self.model = model
+        self._clock = clock
+        self.graph = Graph(model.schema)
+        self.inputs, self.input_lists = Cache(len(model.input_keep)), Lists(len(model.input_keep))
+        self.hidden, self.hidden_lists = Cache(model.layers[0].width), Lists(model.layers[0].width)
+
+    def score(self, events: EventBatch) -> Scored:
+        """Apply `events` and score their targets."""
+        times = [self._clock()]
+        applied = self.graph.apply(events)
+        x = read_inputs(self.model.transform, self.model.input_keep, events, applied, self.inputs)
+        means = run_lists(applied, x, self.inputs, self.input_lists)
+        times.append(self._clock())
+        h = self.model.layers[0].forward(x, means)
+        times.append(self._clock())
+        means = run_lists(applied, h, self.hidden, self.hidden_lists)
+        times.append(self._clock())
+        targets = np.flatnonzero(events.target[applied.entry_event])
+        score = self.model.classify(self.model.layers[1].forward(h[targets], means[targets]))
+        times.append(self._clock())
+        stages = dict(zip("ABCD", np.diff(times).tolist(), strict=True))
+        return Scored(applied.entry_event[targets].astype(np.int64), score, applied.outcome, stages)
+
+    def export(self) -> dict[str, npt.NDArray[np.generic]]:
+        """Return the shard's whole state as plain arrays: the graph, both caches, both lists."""
+        arrays: dict[str, npt.NDArray[np.generic]] = dict(self.graph.export())
+        arrays |= {"inputs.rows": self.inputs.rows, "inputs.sums": self.input_lists.sums}
+        arrays |= {"hidden.rows": self.hidden.rows, "hidden.sums": self.hidden_lists.sums}
+        return arrays
+
+    def restore(self, arrays: dict[str, npt.NDArray[np.generic]]) -> None:
+        """Take up the state that `export` gave."""
+        self.graph.restore(arrays)
+        self.inputs.rows, self.hidden.rows = (np.array(arrays[f"{n}.rows"], np.float32) for n in ("inputs", "hidden"))
+        self.input_lists.sums = np.array(arrays["inputs.sums"], np.float64)
+        self.hidden_lists.sums = np.array(arrays["hidden.sums"], np.float64)
+
+    def memory_bytes(self) -> dict[str, int]:
+        """Bytes by part, as allocated."""
+        sums = self.input_lists.sums.nbytes + self.hidden_lists.sums.nbytes
+        parts = self.graph.memory_bytes()
+        return parts | {"lists": parts["lists"] + sums, "inputs": self.inputs.rows.nbytes, "hidden": self.hidden.rows.nbytes}
+
+
+def raw_channels(events: EventBatch, applied: Applied) -> Floats:
+    """Return the raw channels of each entry; nan where a `score` event leaves them as they were.  # (B, C)"""
+    own = events.features[applied.entry_event]
+    own[events.kind[applied.entry_event] == SCORE] = np.nan
+    return np.concatenate([own, applied.channels], axis=1)
+
+
+def read_inputs(
+    transform: Transform, keep: npt.NDArray[np.int32], events: EventBatch, applied: Applied, inputs: Cache
+) -> Floats:
+    """Return what layer 1's self branch reads.  # (B, K)"""
+    x = transform.apply(raw_channels(events, applied), keep)
+    inputs.reserve(applied.operations.row_capacity)
+    inputs.fill(x, applied.previous)
+    return x
+
+
+def run_lists(applied: Applied, values: Floats, cache: Cache, lists: Lists) -> Floats:
+    """Let `lists` obey the operation log with `values`, then keep those; return the means.  # (B, R, W)"""
+    cache.reserve(applied.operations.row_capacity)
+    means = lists.obey(applied.operations, values, cache.rows)
+    cache.keep(applied.operations, values)
+    return means

@@ -1,0 +1,108 @@
+"""Stand-ins that behave like the real thing, with the knobs that a test needs: a log in memory that crashes on demand,
+a clock that moves only when told to, a disk of one megabyte."""
+
+import contextlib
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import LogError
+from pipeline.log import Log, Message, Record
+
+
+class FakeClock:
+    """A clock to be called for the time; sleeping is what makes it go on."""
+
+    def __init__(self, now: float = 0.0) -> None:
+        self.now = now
+        self.slept: list[float] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+
+class Crash(BaseException):
+    """The process ends here, as far as the test is concerned; nothing that handles errors handles it."""
+
+
+class ListLog(Log):
+    """A log in memory.  A read that times out moves the clock on by the timeout.
+
+    Like the disk under a process that dies, it outlives its crashes: go on with the same object.
+    """
+
+    def __init__(self, clock: FakeClock | None = None) -> None:
+        self.clock = clock or FakeClock()
+        self.topics: dict[str, list[Record]] = {}
+        self.positions: dict[tuple[str, str], int] = {}
+        self.commits = 0
+        self._crash_before: int | None = None
+        self._crash_after: int | None = None
+
+    def crash_before_commit(self, number: int) -> None:
+        """Raise Crash in place of the commit of this number, counted from 1."""
+        self._crash_before = number
+
+    def crash_after_commit(self, number: int) -> None:
+        """Raise Crash as soon as the commit of this number is done, counted from 1."""
+        self._crash_after = number
+
+    def append(self, topic: str, messages: Sequence[Message]) -> int:
+        records = self.topics.setdefault(topic, [])
+        for value, key, content_type in messages:
+            records.append(Record(len(records), value, key, content_type, self.clock()))
+        return len(records)
+
+    def read_batch(self, topic: str, position: int, max_records: int, timeout_seconds: float) -> list[Record]:
+        records = self.topics.get(topic, [])[position : position + max_records]
+        if not records:
+            self.clock.sleep(timeout_seconds)
+        return records
+
+    def commit(
+        self, group: str, topic: str, start: int, position: int, outputs: Mapping[str, Sequence[Message]]
+    ) -> None:
+        if self._crash_before == self.commits + 1:
+            self._crash_before = None
+            raise Crash
+        committed = self.committed(group, topic)
+        if committed != start:
+            raise LogError(
+                f"group {group!r} is at position {committed} of {topic!r}, not {start}: another consumer of the group "
+                "is at work"
+            )
+        for output_topic, messages in outputs.items():
+            self.append(output_topic, messages)
+        self.positions[group, topic] = position
+        self.commits += 1
+        if self._crash_after == self.commits:
+            raise Crash
+
+    def committed(self, group: str, topic: str) -> int:
+        return self.positions.get((group, topic), 0)
+
+    def end(self, topic: str) -> int:
+        return len(self.topics.get(topic, []))
+
+    def close(self) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def one_megabyte_disk(folder: Path) -> Iterator[Path]:
+    """Mount a disk of one megabyte on the folder; skip the test where that is not permitted."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    result = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if result.returncode:
+        pytest.skip(f"mounting a small disk is not permitted here: {result.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)

@@ -1,0 +1,524 @@
+"""Every log keeps the contract of `pipeline.log.Log`; and what the SQLite log promises besides."""
+
+import random
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from fakes import Crash, ListLog, one_megabyte_disk
+
+import pipeline.log
+from pipeline.errors import LogError
+from pipeline.log import JSON, PACKED, Log, Message, SqliteLog, open_log
+from pipeline.recorded import RecordedFile
+
+MakeLog = Callable[[Path], Log]
+
+COMMITTING: dict[str, MakeLog] = {
+    "list": lambda folder: ListLog(),
+    "sqlite": lambda folder: SqliteLog(folder / "log.db"),
+}
+# A recorded file keeps no positions: that it refuses to commit is tested where it is.
+READABLE: dict[str, MakeLog] = {
+    **COMMITTING,
+    "jsonl": lambda folder: RecordedFile(folder / "log.jsonl"),
+    "gzip": lambda folder: RecordedFile(folder / "log.jsonl.gz"),
+    "zstandard": lambda folder: RecordedFile(folder / "log.jsonl.zst"),
+}
+
+
+@pytest.fixture(params=READABLE.values(), ids=READABLE.keys())
+def log(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Log]:
+    log = request.param(tmp_path)
+    yield log
+    log.close()
+
+
+@pytest.fixture(params=COMMITTING.values(), ids=COMMITTING.keys())
+def committing_log(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Log]:
+    log = request.param(tmp_path)
+    yield log
+    log.close()
+
+
+@pytest.fixture
+def sqlite_log(tmp_path: Path) -> Iterator[SqliteLog]:
+    log = SqliteLog(tmp_path / "log.db")
+    yield log
+    log.close()
+
+
+def messages(*values: str) -> list[Message]:
+    return [Message(f'"{value}"'.encode()) for value in values]
+
+
+def values(log: Log, topic: str, position: int = 0, max_records: int = 1_000_000) -> list[str]:
+    return [record.value.decode().strip('"') for record in log.read_batch(topic, position, max_records, 0)]
+
+
+# Append and read: every log
+
+
+def test_a_new_log_is_empty(log: Log):
+    assert log.end("events") == 0
+    assert log.committed("score", "events") == 0
+    assert log.read_batch("events", 0, 10, 0) == []
+
+
+def test_append_returns_the_position_after_the_last_message(log: Log):
+    assert log.append("events", messages("a", "b")) == 2
+    assert log.append("events", []) == 2
+    assert log.append("events", messages("c")) == 3
+    assert log.end("events") == 3
+
+
+def test_messages_are_read_in_their_order_from_any_position(log: Log):
+    log.append("events", messages("a", "b"))
+    log.append("events", messages("c", "d"))
+
+    assert values(log, "events", 0) == ["a", "b", "c", "d"]
+    assert values(log, "events", 3) == ["d"]
+    assert values(log, "events", 1) == ["b", "c", "d"]
+    assert values(log, "events", 4) == []
+    assert values(log, "events", 9) == []
+
+
+def test_a_batch_ends_at_max_records_and_the_next_goes_on_there(log: Log):
+    log.append("events", messages(*"abcde"))
+
+    assert values(log, "events", 0, 2) == ["a", "b"]
+    assert values(log, "events", 2, 2) == ["c", "d"]
+    assert values(log, "events", 4, 2) == ["e"]
+
+
+def test_positions_start_at_0_and_have_no_gaps(log: Log):
+    for _ in range(5):
+        log.append("events", messages("a", "b", "c"))
+
+    assert [record.position for record in log.read_batch("events", 0, 100, 0)] == list(range(15))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Message(b'{"id": "r17",  "stars":5}', key="r17"),
+        Message(b"\x00\xff\n packed", key=None, content_type=PACKED),
+        Message(b"", key="", content_type=""),
+        Message(b' {"id": 1}\n', key="Stra\u00dfe \x00 \u2028 \U0001f600", content_type='text/plain; a="b"'),
+        Message(b'{"id": tru', key="truncated"),
+        Message(b'"\xff"', key="invalid UTF-8"),
+        Message(b"[" * 100_000, key="deep"),
+    ],
+)
+def test_a_message_comes_back_byte_for_byte(log: Log, message: Message):
+    log.append("events", [message])
+
+    (record,) = log.read_batch("events", 0, 10, 0)
+    assert (record.value, record.key, record.content_type) == message
+
+
+def test_a_record_tells_when_the_log_got_it(tmp_path: Path):
+    for log in (
+        SqliteLog(tmp_path / "a.db", clock=lambda: 12.5),
+        RecordedFile(tmp_path / "a.jsonl", clock=lambda: 12.5),
+    ):
+        log.append("events", messages("a"))
+        assert log.read_batch("events", 0, 1, 0)[0].appended_at == 12.5
+        log.close()
+
+
+def test_what_is_appended_while_reading_is_read_next(log: Log):
+    log.append("events", messages("a", "b"))
+    assert values(log, "events", 0, 10) == ["a", "b"]
+    assert values(log, "events", 2, 10) == []
+
+    log.append("events", messages("c"))
+    assert values(log, "events", 2, 10) == ["c"]
+
+
+def test_close_may_be_called_twice(log: Log):
+    log.append("events", messages("a"))
+    log.close()
+    log.close()
+
+
+# Commit: the logs that keep positions
+
+
+def test_topics_are_separate(committing_log: Log):
+    committing_log.append("events", messages("a"))
+    committing_log.append("dead-letters", messages("x", "y"))
+
+    assert committing_log.end("events") == 1
+    assert committing_log.end("dead-letters") == 2
+    assert values(committing_log, "dead-letters") == ["x", "y"]
+
+
+def test_commit_appends_the_outputs_and_moves_the_position(committing_log: Log):
+    committing_log.append("events", messages("a", "b", "c"))
+    committing_log.commit("score", "events", 0, 2, {"scores": messages("A"), "dead-letters": messages("B")})
+    committing_log.commit("score", "events", 2, 3, {"scores": messages("C"), "dead-letters": []})
+
+    assert committing_log.committed("score", "events") == 3
+    assert values(committing_log, "scores") == ["A", "C"]
+    assert values(committing_log, "dead-letters") == ["B"]
+
+
+def test_groups_and_topics_have_positions_of_their_own(committing_log: Log):
+    committing_log.commit("score", "events", 0, 5, {})
+    committing_log.commit("quality", "events", 0, 2, {})
+    committing_log.commit("score", "scores", 0, 1, {})
+
+    assert committing_log.committed("score", "events") == 5
+    assert committing_log.committed("quality", "events") == 2
+    assert committing_log.committed("score", "scores") == 1
+    assert committing_log.committed("quality", "scores") == 0
+
+
+def test_a_second_consumer_of_the_group_is_fenced_and_nothing_of_it_is_written(committing_log: Log):
+    committing_log.commit("score", "events", 0, 3, {"scores": messages("A")})
+
+    with pytest.raises(LogError, match=r"^group 'score' is at position 3 of 'events'.* another consumer of the group"):
+        committing_log.commit("score", "events", 0, 2, {"scores": messages("B"), "dead-letters": messages("C")})
+
+    assert committing_log.committed("score", "events") == 3
+    assert values(committing_log, "scores") == ["A"]
+    assert committing_log.end("dead-letters") == 0
+    committing_log.commit("score", "events", 3, 4, {"scores": messages("D")})
+
+
+# The log in memory: crashes on demand
+
+
+def test_a_crash_before_a_commit_leaves_nothing_of_it():
+    log = ListLog()
+    log.crash_before_commit(2)
+    log.commit("score", "events", 0, 1, {"scores": messages("A")})
+    with pytest.raises(Crash):
+        log.commit("score", "events", 1, 2, {"scores": messages("B")})
+
+    assert (log.committed("score", "events"), values(log, "scores")) == (1, ["A"])
+    log.commit("score", "events", 1, 2, {"scores": messages("B")})
+    assert (log.committed("score", "events"), values(log, "scores")) == (2, ["A", "B"])
+
+
+def test_a_crash_after_a_commit_leaves_all_of_it():
+    log = ListLog()
+    log.crash_after_commit(1)
+    with pytest.raises(Crash):
+        log.commit("score", "events", 0, 1, {"scores": messages("A")})
+
+    assert (log.committed("score", "events"), values(log, "scores")) == (1, ["A"])
+
+
+# The SQLite log: waiting
+
+
+def test_a_read_of_nothing_returns_after_its_timeout(sqlite_log: SqliteLog):
+    started = time.monotonic()
+    assert sqlite_log.read_batch("events", 0, 10, 0.05) == []
+    assert 0.05 <= time.monotonic() - started < 1
+
+
+def test_a_read_waits_for_the_first_message_and_no_longer(sqlite_log: SqliteLog, tmp_path: Path):
+    def append_later() -> None:
+        time.sleep(0.05)
+        log = SqliteLog(tmp_path / "log.db")
+        log.append("events", messages("a"))
+        log.close()
+
+    producer = threading.Thread(target=append_later)
+    producer.start()
+    started = time.monotonic()
+    records = sqlite_log.read_batch("events", 0, 10, 30.0)
+    waited = time.monotonic() - started
+    producer.join()
+
+    assert [record.value for record in records] == [b'"a"']
+    assert waited < 10
+
+
+def test_a_batch_of_huge_messages_is_cut_at_a_bound_of_bytes(sqlite_log: SqliteLog, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(pipeline.log, "MAX_READ_BYTES", 1000)
+    sqlite_log.append("events", [Message(b"x" * 400)] * 5 + [Message(b"x" * 4000)] * 2)
+
+    positions, position = [], 0
+    while records := sqlite_log.read_batch("events", position, 100, 0):
+        positions.append([record.position for record in records])
+        position = records[-1].position + 1
+    assert positions == [[0, 1, 2], [3, 4, 5], [6]]
+
+
+# The SQLite log: several processes, and the end of one
+
+COMMIT_FOREVER = """
+import sys
+from pipeline.log import Message, SqliteLog
+log, step = SqliteLog(sys.argv[1]), int(sys.argv[2])
+position = log.committed("score", "events")
+print("ready", flush=True)
+while True:
+    step = step % 50 + 1
+    values = [Message(b"%d" % n) for n in range(position, position + step)]
+    log.commit("score", "events", position, position + step, {"scores": values, "dead-letters": values[:1]})
+    position += step
+"""
+
+APPEND_BATCHES = """
+import sys
+from pipeline.log import Message, SqliteLog
+log = SqliteLog(sys.argv[1])
+for batch in range(100):
+    log.append("events", [Message(b"%d" % n, sys.argv[2]) for n in range(10 * batch, 10 * batch + 10)])
+log.close()
+"""
+
+
+def run_python(script: str, *arguments: object) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def test_kill_9_at_any_instant_leaves_outputs_and_position_in_agreement(tmp_path: Path):
+    path = tmp_path / "log.db"
+    instants = random.Random(0)
+    ends = [0]
+    for kill in range(8):
+        with run_python(COMMIT_FOREVER, path, kill) as consumer:
+            assert consumer.stdout is not None and consumer.stdout.readline() == "ready\n"
+            time.sleep(instants.uniform(0.0, 0.1))
+            consumer.send_signal(signal.SIGKILL)
+        log = SqliteLog(path, create=False)
+        position = log.committed("score", "events")
+        assert values(log, "scores") == [str(number) for number in range(position)]
+        firsts = [int(value) for value in values(log, "dead-letters")]
+        assert firsts == sorted(set(firsts)) and (position == 0 or firsts[-1] < position)
+        log.close()
+        ends.append(position)
+
+    assert ends == sorted(ends) and ends[-1] > 100
+
+
+def test_processes_that_append_at_once_leave_no_gap_and_keep_their_own_order(tmp_path: Path):
+    path = tmp_path / "log.db"  # not there yet: they also race to make it
+    producers = [run_python(APPEND_BATCHES, path, name) for name in "abc"]
+    for producer in producers:
+        with producer:
+            assert producer.wait() == 0
+
+    log = SqliteLog(path)
+    records = log.read_batch("events", 0, 10_000, 0)
+    log.close()
+    assert [record.position for record in records] == list(range(3000))
+    for name in "abc":
+        assert [int(record.value) for record in records if record.key == name] == list(range(1000))
+
+
+def test_what_one_consumer_committed_fences_another_process(sqlite_log: SqliteLog, tmp_path: Path):
+    other = SqliteLog(tmp_path / "log.db")
+    other.commit("score", "events", 0, 1, {"scores": messages("A")})
+    other.close()
+
+    with pytest.raises(LogError, match="group 'score' is at position 1 of 'events', this consumer expected 0"):
+        sqlite_log.commit("score", "events", 0, 1, {"scores": messages("A")})
+    assert values(sqlite_log, "scores") == ["A"]
+
+
+def test_a_consumer_that_is_interrupted_within_a_commit_writes_nothing(sqlite_log: SqliteLog):
+    class Interrupted(list[Message]):
+        def __iter__(self) -> Iterator[Message]:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sqlite_log.commit("score", "events", 0, 1, {"scores": messages("A"), "dead-letters": Interrupted()})
+    assert (sqlite_log.end("scores"), sqlite_log.committed("score", "events")) == (0, 0)
+    sqlite_log.commit("score", "events", 0, 1, {"scores": messages("A"), "dead-letters": messages("B")})
+    assert (sqlite_log.end("scores"), sqlite_log.end("dead-letters")) == (1, 1)
+
+
+# The SQLite log: what the user can mend
+
+
+def test_a_full_disk_is_one_clear_line_and_the_transaction_is_as_if_never_begun(tmp_path: Path):
+    with one_megabyte_disk(tmp_path / "disk") as disk:
+        log = SqliteLog(disk / "log.db")
+        log.append("events", [Message(b"x" * 1000)])
+        log.commit("score", "events", 0, 1, {"scores": messages("A")})
+
+        with pytest.raises(LogError) as caught:
+            log.commit(
+                "score", "events", 1, 2, {"scores": [Message(b"x" * 1000)] * 2000, "dead-letters": messages("B")}
+            )
+        assert str(caught.value) == (
+            f"log {disk}/log.db: the disk is full, nothing of this batch was written (SQLITE_FULL); "
+            "free some space and start again"
+        )
+
+        assert log.committed("score", "events") == 1
+        assert values(log, "scores") == ["A"]
+        assert log.end("dead-letters") == 0
+        log.close()
+
+
+def test_a_log_that_fills_its_disk_goes_on_when_there_is_room_again(tmp_path: Path):
+    with one_megabyte_disk(tmp_path / "disk") as disk:
+        ballast = disk / "ballast"
+        ballast.write_bytes(b"x" * 600_000)
+        log = SqliteLog(disk / "log.db")
+        written = 0
+        with pytest.raises(LogError, match=r"log.db: the disk .*, nothing of this batch was written"):
+            while True:
+                written = log.append("events", [Message(b"x" * 1000)] * 20)
+        ballast.unlink()
+
+        assert log.end("events") == written
+        assert log.append("events", [Message(b"x" * 1000)] * 20) == written + 20
+        log.close()
+
+
+def test_a_read_only_disk_is_one_clear_line(tmp_path: Path):
+    with one_megabyte_disk(tmp_path / "disk") as disk:
+        SqliteLog(disk / "log.db").close()
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+
+        with pytest.raises(
+            LogError, match=r"log .*/log.db: cannot be (opened|written to) \(SQLITE_\w+\); make the file"
+        ):
+            SqliteLog(disk / "log.db")
+        with pytest.raises(
+            LogError, match=r"log .*/new.db: cannot be (opened|written to) \(SQLITE_\w+\); make the file"
+        ):
+            SqliteLog(disk / "new.db")
+
+
+def test_a_reader_does_not_make_a_missing_log(tmp_path: Path):
+    path = tmp_path / "missing.db"
+    expected = f"no log at {path}: `graphsieve replay EVENTS --to sqlite:{path}` makes one"
+    with pytest.raises(LogError, match=f"^{re.escape(expected)}$"):
+        SqliteLog(path, create=False)
+    assert not path.exists()
+
+
+def test_a_missing_folder_is_named(tmp_path: Path):
+    with pytest.raises(LogError, match=r"no folder .*/nowhere for the log log\.db: make it first"):
+        SqliteLog(tmp_path / "nowhere" / "log.db")
+
+
+def test_a_folder_is_not_a_log(tmp_path: Path):
+    with pytest.raises(LogError, match=r"cannot be opened \(SQLITE_CANTOPEN"):
+        SqliteLog(tmp_path)
+
+
+def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path):
+    path = tmp_path / "events.txt"
+    path.write_text('{"type":"node"}\n' * 100)
+    with pytest.raises(LogError, match=r"events\.txt: it is not a log \(SQLITE_NOTADB\); name another file"):
+        SqliteLog(path)
+    assert path.read_text() == '{"type":"node"}\n' * 100
+
+
+def test_a_database_of_another_program_is_refused_and_left_alone(tmp_path: Path):
+    path = tmp_path / "other.db"
+    other = sqlite3.connect(path)
+    other.execute("CREATE TABLE bookmarks (url TEXT)")
+    other.commit()
+    other.close()
+    before = path.read_bytes()
+
+    with pytest.raises(LogError, match=r"other\.db is an SQLite file of another program: name another file"):
+        SqliteLog(path)
+    assert path.read_bytes() == before
+
+
+def test_a_log_of_another_format_is_refused(tmp_path: Path):
+    path = tmp_path / "log.db"
+    SqliteLog(path).close()
+    newer = sqlite3.connect(path)
+    newer.execute("PRAGMA user_version = 2")
+    newer.close()
+
+    with pytest.raises(
+        LogError, match=r"log\.db is a log of format 2, this graphsieve's is 1: use the graphsieve that"
+    ):
+        SqliteLog(path)
+
+
+def test_a_damaged_log_is_one_clear_line(tmp_path: Path):
+    path = tmp_path / "log.db"
+    log = SqliteLog(path)
+    log.append("events", [Message(b"x" * 1000)] * 100)
+    log.close()
+    content = bytearray(path.read_bytes())
+    content[8192:] = b"\xff" * (len(content) - 8192)
+    path.write_bytes(content)
+
+    log = SqliteLog(path)
+    with pytest.raises(LogError, match=r"log\.db: the file is damaged \(SQLITE_CORRUPT\w*\); restore it from a copy"):
+        log.read_batch("events", 0, 100, 0)
+    log.close()
+
+
+def test_a_log_that_another_process_keeps_locked_is_waited_for_and_then_named(tmp_path: Path):
+    path = tmp_path / "log.db"
+    log = SqliteLog(path, busy_seconds=0.05)
+    holder = sqlite3.connect(path, isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+
+    with pytest.raises(
+        LogError, match=r"log\.db: another process has kept it locked \(SQLITE_BUSY\); end that process"
+    ):
+        log.append("events", messages("a"))
+    holder.execute("ROLLBACK")
+    holder.close()
+    assert log.append("events", messages("a")) == 1
+    log.close()
+
+
+@pytest.mark.parametrize("topic", ["", "Events", "a b", 'x"; DROP TABLE positions; --', ".hidden", "x" * 101, "a\n"])
+def test_a_topic_name_that_could_be_taken_for_another_is_refused(sqlite_log: SqliteLog, topic: str):
+    with pytest.raises(LogError, match="expected 1 to 100 of a-z"):
+        sqlite_log.append(topic, messages("a"))
+
+
+def test_a_log_lists_its_topics(sqlite_log: SqliteLog):
+    assert sqlite_log.topics() == []
+    sqlite_log.commit("score", "events", 0, 1, {"scores": messages("A"), "dead-letters": messages("B")})
+    assert sqlite_log.topics() == ["dead-letters", "scores"]
+
+
+# open_log
+
+
+def test_a_log_is_opened_by_its_url(tmp_path: Path):
+    for url, kind in [
+        (f"sqlite:{tmp_path}/a.db", SqliteLog),
+        (f"{tmp_path}/a.jsonl.zst", RecordedFile),
+        (f"file:{tmp_path}/a", RecordedFile),
+    ]:
+        log = open_log(url)
+        assert isinstance(log, kind)
+        assert log.append("events", [Message(b'"a"', "k", JSON)]) == 1
+        log.close()
+        again = open_log(url, create=False)
+        assert again.end("events") == 1
+        again.close()
+
+
+@pytest.mark.parametrize("url", ["kafka://localhost:9092", "sqlite:", "file:", "log.db", ""])
+def test_an_unknown_log_is_refused_with_what_is_supported(url: str):
+    with pytest.raises(LogError, match=f"^log {re.escape(repr(url))}: expected sqlite:FILE, or a recorded file"):
+        open_log(url)
+
+
+@pytest.mark.parametrize("url", ["sqlite:{}/missing.db", "{}/missing.jsonl"])
+def test_a_log_that_must_exist_is_not_made(tmp_path: Path, url: str):
+    with pytest.raises(LogError, match=r"^no (log|recorded file) at .*missing"):
+        open_log(url.format(tmp_path), create=False)
+    assert list(tmp_path.iterdir()) == []

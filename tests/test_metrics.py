@@ -1,0 +1,358 @@
+"""Histograms, collectors and the port, the last over real HTTP."""
+
+import contextlib
+import math
+import re
+import shutil
+import socket
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.request
+from http import HTTPStatus
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse
+
+from pipeline.endpoint import Answer, Endpoint, text_answer
+from pipeline.errors import ConfigError
+from pipeline.histogram import LATENCY_BUCKETS, SIZE_BUCKETS, LatencyHistogram, SizeHistogram
+from pipeline.metrics import MetricsServer, QualityCollector, ScorerCollector, new_registry
+from pipeline.stats import QualityStats, ServiceStats
+
+LOCALHOST = "127.0.0.1"
+
+durations = st.lists(st.floats(0, 2000), max_size=50) | st.lists(st.sampled_from(LATENCY_BUCKETS), max_size=50)
+
+
+@given(durations)
+def test_coarse_buckets_hold_exactly_the_values_up_to_their_edge(values):
+    histogram = LatencyHistogram()
+    histogram.observe(np.array(values))
+    assert histogram.cumulative(LATENCY_BUCKETS) == [
+        sum(value <= edge for value in values) for edge in (*LATENCY_BUCKETS, math.inf)
+    ]
+
+
+@given(durations)
+def test_one_at_a_time_counts_as_many_at_once(values):
+    at_once, one_by_one = LatencyHistogram(), LatencyHistogram()
+    at_once.observe(np.array(values))
+    for value in values:
+        one_by_one.observe_one(value)
+    assert at_once.count == one_by_one.count == len(values)
+    assert at_once.sum == pytest.approx(one_by_one.sum)
+    assert at_once.cumulative(LATENCY_BUCKETS) == one_by_one.cumulative(LATENCY_BUCKETS)
+
+
+@given(st.lists(st.floats(1e-6, 1000), min_size=1, max_size=300), st.sampled_from([0, 1, 50, 90, 99, 100]))
+def test_a_percentile_is_right_to_one_and_a_half_percent(values, p):
+    histogram = LatencyHistogram()
+    histogram.observe(np.array(values))
+    exact = np.percentile(values, p, method="inverted_cdf")
+    assert histogram.percentile(p) == pytest.approx(exact, rel=0.015)
+
+
+def test_percentiles_beyond_the_edges_are_edges_or_the_largest_value():
+    histogram = LatencyHistogram()
+    assert math.isnan(histogram.percentile(50))
+    histogram.observe_one(0.0)
+    assert histogram.percentile(50) == 0.0
+    histogram.observe(np.array([5000.0, 7000.0]))
+    assert histogram.percentile(99) == 7000.0
+    assert histogram.cumulative([1000.0]) == [1, 3]
+
+
+def test_an_edge_that_is_none_is_refused():
+    with pytest.raises(ValueError, match=r"0\.003 is no edge of this histogram: expected edges out of"):
+        LatencyHistogram().cumulative([0.002, 0.003])
+    with pytest.raises(ValueError, match="2000"):
+        LatencyHistogram().cumulative([2000.0])
+
+
+def test_sizes_are_counted_in_powers_of_two():
+    histogram = SizeHistogram()
+    for size in (1, 2, 3, 512, 513):
+        histogram.observe_one(size)
+    counts = dict(zip(SIZE_BUCKETS, histogram.cumulative(SIZE_BUCKETS), strict=False))
+    assert (counts[1], counts[2], counts[4], counts[512], counts[1024]) == (1, 2, 3, 4, 5)
+
+
+def test_label_values_are_bounded_whatever_the_stream_says():
+    stats = ServiceStats(reasons=("bad_ts",))
+    stats.count_dead_letters("bad_ts", 2)
+    stats.count_dead_letters("user 4711 has no id")
+    stats.count_events("node", "applied", 3)
+    stats.count_events("user 4711", "bad")
+
+    assert stats.dead_letters == {"bad_ts": 2, "other": 1}
+    assert stats.events["node", "applied"] == 3
+    assert stats.events["other", "bad"] == 1
+    assert len(stats.events) == 30
+
+
+def busy_stats():
+    stats = ServiceStats(reasons=("bad_ts", "missing_field"), model_version="3f2a", schema_name='my "reviews"\n')
+    stats.count_events("node", "applied", 512)
+    stats.count_dead_letters("bad_ts")
+    stats.scores, stats.spam = 500, 70
+    stats.last_event_ts = 1000.0
+    stats.micro_batch_events.observe_one(512)
+    stats.score_latency.observe(np.linspace(0.001, 0.01, 500))
+    stats.stage_seconds["A"].observe_one(0.0004)
+    stats.position, stats.log_end, stats.restore_progress = 512, 600, 1.0
+    stats.rows, stats.row_capacity, stats.lists, stats.list_capacity = 512, 1024, 40, 64
+    stats.rows_bytes, stats.lists_bytes, stats.hidden_bytes, stats.ids_bytes = 1, 2, 3, 4
+    stats.snapshots, stats.snapshot_seconds, stats.snapshot_written_at, stats.snapshot_bytes = 2, 0.25, 990.0, 10_000
+    return stats
+
+
+def scorer_registry(stats, now=1060.0):
+    return new_registry(ScorerCollector(stats, clock=lambda: now))
+
+
+def test_a_scrape_reads_what_the_scorer_counted():
+    value = scorer_registry(busy_stats()).get_sample_value
+    assert value("graphsieve_events_total", {"type": "node", "outcome": "applied"}) == 512
+    assert value("graphsieve_dead_letters_total", {"reason": "bad_ts"}) == 1
+    assert value("graphsieve_scores_total") == 500
+    assert value("graphsieve_spam_scores_total") == 70
+    assert value("graphsieve_event_time_lag_seconds") == 60
+    assert value("graphsieve_log_lag_messages") == 88
+    assert value("graphsieve_snapshot_age_seconds") == 70
+    assert value("graphsieve_memory_bytes", {"part": "hidden"}) == 3
+    assert value("graphsieve_model_info", {"version": "3f2a", "schema": 'my "reviews"\n'}) == 1
+    assert value("graphsieve_score_latency_seconds_count") == 500
+    assert value("graphsieve_score_latency_seconds_bucket", {"le": "0.01"}) == 500
+    assert value("graphsieve_score_latency_seconds_bucket", {"le": "0.0005"}) == 0
+    assert value("graphsieve_stage_seconds_count", {"stage": "A"}) == 1
+    assert value("graphsieve_micro_batch_events_sum") == 512
+    assert value("process_resident_memory_bytes") > 1e6
+
+
+def test_metrics_change_between_two_scrapes_without_being_told():
+    stats = ServiceStats()
+    registry = scorer_registry(stats)
+    stats.scores += 7
+    assert registry.get_sample_value("graphsieve_scores_total") == 7
+
+
+def test_before_the_first_event_and_snapshot_no_age_is_made_up():
+    value = scorer_registry(ServiceStats()).get_sample_value
+    assert math.isnan(value("graphsieve_event_time_lag_seconds"))
+    assert value("graphsieve_snapshot_age_seconds") == math.inf  # an alert on age fires
+
+
+def test_a_scrape_reads_the_quality_figures():
+    stats = QualityStats(joined=900, pending=30, dropped=2, window=500, auroc=0.77, average_precision=0.35)
+    value = new_registry(QualityCollector(stats)).get_sample_value
+    assert value("graphsieve_quality_labelled_scores_total") == 900
+    assert value("graphsieve_quality_dropped_scores_total") == 2
+    assert value("graphsieve_quality_window_scores") == 500
+    assert value("graphsieve_quality_auroc") == 0.77
+    assert value("graphsieve_quality_average_precision") == 0.35
+    assert math.isnan(value("graphsieve_quality_recall"))
+
+
+@contextlib.contextmanager
+def serving(registry, ready=lambda: True, healthy=lambda: True):
+    server = MetricsServer(registry, LOCALHOST, 0, ready, healthy)
+    with contextlib.closing(server):
+        yield server
+
+
+def get(port, path, **headers):
+    request = urllib.request.Request(f"http://{LOCALHOST}:{port}{path}", headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=10) as response:
+            return response.status, response.headers["Content-Type"], response.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.headers["Content-Type"], error.read().decode()
+
+
+def everything():
+    collectors = ScorerCollector(busy_stats(), clock=lambda: 1060.0), QualityCollector(QualityStats())
+    return new_registry(*collectors)
+
+
+def test_prometheus_can_read_the_text_format():
+    with serving(everything()) as server:
+        status, content_type, text = get(server.port, "/metrics?x=1")
+    assert status == 200
+    assert content_type == "text/plain; version=0.0.4; charset=utf-8"
+    families = {family.name: family for family in parse(text)}
+    assert families["graphsieve_stage_seconds"].type == "histogram"
+    assert families["graphsieve_scores"].samples[0].value == 500
+
+
+def test_prometheus_can_read_openmetrics():
+    with serving(everything()) as server:
+        status, content_type, text = get(server.port, "/metrics", Accept="application/openmetrics-text; version=1.0.0")
+    assert status == 200
+    assert content_type.startswith("application/openmetrics-text; version=1.0.0")
+    assert any(family.name == "graphsieve_model" for family in parse_openmetrics(text))
+
+
+def test_every_metric_is_named_by_the_rules_and_explains_itself():
+    families = CollectorRegistry()
+    families.register(ScorerCollector(busy_stats(), clock=lambda: 0.0))
+    families.register(QualityCollector(QualityStats()))
+    for family in families.collect():
+        assert re.fullmatch(r"graphsieve_[a-z_]+[a-z]", family.name)
+        assert family.documentation.endswith(".")
+        assert not re.search(r"_(ms|milliseconds|kb|mb|count|sum|bucket|total)$", family.name)
+        if family.type == "counter":
+            assert all(sample.name.endswith("_total") for sample in family.samples)
+        label_names = {name for sample in family.samples for name in sample.labels}
+        assert label_names <= {"type", "outcome", "reason", "stage", "part", "le", "version", "schema"}
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool, which comes with Prometheus, is not installed")
+def test_promtool_finds_nothing_to_complain_about():
+    with serving(everything()) as server:
+        text = get(server.port, "/metrics")[2]
+    check = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True, check=False)
+    assert (check.returncode, check.stdout + check.stderr) == (0, "")
+
+
+def test_probes_follow_the_service():
+    state = {"ready": False, "healthy": True}
+    with serving(CollectorRegistry(), lambda: state["ready"], lambda: state["healthy"]) as server:
+        assert get(server.port, "/readyz")[::2] == (503, "not ready: restoring the state, or stopping\n")
+        assert get(server.port, "/healthz")[::2] == (200, "healthy\n")
+        state.update(ready=True, healthy=False)
+        assert get(server.port, "/readyz")[::2] == (200, "ready\n")
+        assert get(server.port, "/healthz")[::2] == (503, "not healthy: the loop makes no progress\n")
+
+
+def test_any_other_path_is_not_found_and_says_what_there_is():
+    with serving(CollectorRegistry()) as server:
+        assert get(server.port, "/")[::2] == (404, "no page here: there are /metrics, /healthz, /readyz\n")
+        assert get(server.port, "/metrics/x")[0] == 404
+
+
+def test_head_answers_without_a_body():
+    with serving(CollectorRegistry()) as server, connect(server.port) as connection:
+        answer = ask(connection, b"HEAD /healthz")
+        assert answer.startswith(b"HTTP/1.0 200 OK\r\n")
+        assert b"Content-Length: 8\r\n" in answer
+        assert answer.endswith(b"\r\n\r\n")
+
+
+def test_a_page_that_fails_is_answered_and_the_next_is_served():
+    def broken():
+        raise RuntimeError("no state yet")
+
+    with serving(CollectorRegistry(), ready=broken) as server:
+        assert get(server.port, "/readyz")[::2] == (500, "cannot answer /readyz: RuntimeError('no state yet')\n")
+        assert get(server.port, "/healthz")[0] == 200
+
+
+def test_a_busy_port_is_an_error_that_names_the_port_and_the_option():
+    with serving(CollectorRegistry()) as first:
+        expected = (
+            f"cannot serve metrics on 127.0.0.1 port {first.port}: Address already in use; "
+            "choose another port with --metrics-port (0 takes a free one)"
+        )
+        with pytest.raises(ConfigError, match=re.escape(expected)):
+            MetricsServer(CollectorRegistry(), LOCALHOST, first.port, lambda: True, lambda: True)
+
+
+@pytest.mark.parametrize(("host", "port"), [(LOCALHOST, 70000), ("192.0.2.1", 0)])
+def test_an_impossible_address_is_an_error_in_one_line(host, port):
+    with pytest.raises(ConfigError, match=f"cannot serve metrics on {host} port {port}: [^\n]+; choose another port"):
+        MetricsServer(CollectorRegistry(), host, port, lambda: True, lambda: True)
+
+
+def test_a_closed_port_is_free_again():
+    with serving(CollectorRegistry()) as server:
+        assert get(server.port, "/healthz")[0] == 200
+    server.close()  # a second time
+    again = MetricsServer(CollectorRegistry(), LOCALHOST, server.port, lambda: True, lambda: True)
+    again.close()
+
+
+def hello(accept: str) -> Answer:
+    return text_answer(HTTPStatus.OK, "hello")
+
+
+def connect(port):
+    return socket.create_connection((LOCALHOST, port), timeout=10)
+
+
+def ask(connection, request):
+    connection.sendall(request + b" HTTP/1.0\r\n\r\n")
+    return received(connection)
+
+
+def received(connection):
+    """Return what comes until the other side closes, however it does."""
+    parts = []
+    with contextlib.suppress(ConnectionError):
+        while part := connection.recv(4096):
+            parts.append(part)
+    return b"".join(parts)
+
+
+def test_a_client_that_trickles_is_cut_off():
+    with contextlib.closing(Endpoint({"/": hello}, LOCALHOST, 0, request_seconds=0.3)) as endpoint:
+        with connect(endpoint.port) as connection:
+            started = time.monotonic()
+            connection.settimeout(0.05)
+            with contextlib.suppress(ConnectionError):
+                while time.monotonic() < started + 5:
+                    connection.sendall(b"G")
+                    with contextlib.suppress(TimeoutError):
+                        if not connection.recv(1):
+                            break
+        assert 0.25 < time.monotonic() - started < 3
+        assert get(endpoint.port, "/")[0] == 200
+
+
+def test_silent_clients_cannot_pile_up():
+    with contextlib.closing(Endpoint({"/": hello}, LOCALHOST, 0, max_connections=2, request_seconds=60)) as endpoint:
+        with connect(endpoint.port) as first, connect(endpoint.port) as second, connect(endpoint.port) as third:
+            assert received(third) == b""  # closed at once: the two others are still open
+            assert ask(first, b"GET /").endswith(b"hello\n")
+            assert ask(second, b"GET /").endswith(b"hello\n")
+        assert answers_again(endpoint.port)
+
+
+def answers_again(port):
+    """A slot is free a moment after its client has seen the connection close."""
+    for _ in range(100):
+        with connect(port) as connection, contextlib.suppress(ConnectionError):
+            if ask(connection, b"GET /").endswith(b"hello\n"):
+                return True
+        time.sleep(0.05)
+    return False
+
+
+def test_scrapes_while_the_scorer_counts_never_fail():
+    stats, stop = ServiceStats(reasons=("bad_ts",)), threading.Event()
+
+    def score():
+        while not stop.is_set():
+            stats.count_events("node", "applied")
+            stats.count_dead_letters("bad_ts")
+            stats.score_latency.observe(np.full(512, 0.003))
+
+    thread = threading.Thread(target=score)
+    thread.start()
+    try:
+        with serving(scorer_registry(stats)) as server:
+            for _ in range(20):
+                status, _, text = get(server.port, "/metrics")
+                assert status == 200
+                samples = {sample.name: sample for family in parse(text) for sample in family.samples}
+                assert samples["graphsieve_score_latency_seconds_count"].value % 512 == 0
+    finally:
+        stop.set()
+        thread.join()
