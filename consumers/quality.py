@@ -5,7 +5,7 @@
 
 A score joins its id's first label at a later position of the events topic than the score's own, because a label never
 judges a score that could have known it. Every score counts once; one that was published twice (at-least-once delivery)
-is told by its position and model.
+is told by its position, index and model.
 
 `quality` reads a log to its end; a `Follower` stays on it and keeps `QualityStats` for the metrics.
 """
@@ -40,9 +40,10 @@ class Score(msgspec.Struct, frozen=True, gc=False):
     is_spam: bool
     threshold: float
     model: str
+    index: int = 0
 
 
-_Key = tuple[str, int, str]  # id, position, model: two scores that agree in all three are one, published twice
+_Key = tuple[str, int, int, str]  # id, position, index, model: two scores that agree in all are one, published twice
 
 
 class Joined(NamedTuple):
@@ -73,7 +74,7 @@ class JoinState:
         return len(self._pending)
 
     def add_score(self, score: Score) -> None:
-        key = (score.id, score.position, score.model)
+        key = (score.id, score.position, score.index, score.model)
         if key in self._pending:
             return
         self._pending[key] = (self._published, score)

@@ -118,16 +118,14 @@ class _World:
         rows["stars"] = self._products.opinions(rows["product"], self._users.mood[slot])
         rows["text_length"] = rng.lognormal(5.2, 0.8, n)
         rows["embedding"] = self._text(rows, self._users.style[slot])
-        bought = rng.random(n) < 0.01
-        rows["spam"] = bought
+        rows["spam"] = bought = rng.random(n) < 0.01
         rows["stars"][bought] = np.where(rng.random(bought.sum()) < 0.8, 5, 1)
         rows["embedding"][bought] += 0.3 * self._pitch
         return rows
 
     def _campaign(self, start: float) -> Rows:
         """One crew on one product within hours, and its camouflage."""
-        rng = self._rng
-        crew = self._crews[rng.integers(CREWS)]
+        rng, crew = self._rng, self._crews[self._rng.integers(CREWS)]
         crew.prepare()
         n = int(rng.integers(10, CREW_ACCOUNTS + 1))
         rows = np.zeros(n, REVIEW)

@@ -3,6 +3,7 @@ a clock that moves only when told to, a disk of one megabyte."""
 
 import contextlib
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -95,14 +96,18 @@ class ListLog(Log):
 
 
 @contextlib.contextmanager
-def one_megabyte_disk(folder: Path) -> Iterator[Path]:
-    """Mount a disk of one megabyte on the folder; skip the test where that is not permitted."""
-    folder.mkdir()
+def one_megabyte_disk() -> Iterator[Path]:
+    """Mount a disk of one megabyte; skip the test where that is not permitted."""
+    # Not within pytest's folders, and unmounted even while a failed test has files open in it: pytest removes its
+    # folders in later runs, and stumbles over what is still mounted there.
+    folder = Path(tempfile.mkdtemp(prefix="graphsieve-disk-"))
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
     result = subprocess.run(mount, capture_output=True, text=True, check=False)
     if result.returncode:
-        pytest.skip(f"mounting a small disk is not permitted here: {result.stderr.strip()}")
+        folder.rmdir()
+        pytest.skip(f"mounting a small disk is not permitted here: {result.stderr.splitlines()[0]}")
     try:
         yield folder
     finally:
-        subprocess.run(["umount", str(folder)], check=True)
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+        folder.rmdir()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import zstandard
 from fakes import one_megabyte_disk
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pipeline.recorded
@@ -130,6 +130,7 @@ VALUES = (
 )
 
 
+@settings(deadline=None)  # each example waits for the disk
 @given(st.builds(Record, st.integers(0, 2**62), VALUES, st.none() | TEXT, TEXT, st.floats(0, 1e12)))
 def test_a_recorded_message_is_read_back_byte_for_byte(tmp_path_factory: pytest.TempPathFactory, record: Record):
     path = tmp_path_factory.getbasetemp() / "recorded.jsonl"
@@ -137,6 +138,18 @@ def test_a_recorded_message_is_read_back_byte_for_byte(tmp_path_factory: pytest.
         writer.write_record(record)
     assert list(read_messages(path)) == [record]
     json.loads(path.read_bytes())  # whatever the message is, the line is JSON for any reader
+
+
+def test_deeply_nested_json_is_read_back_also_from_deep_in_the_stack(tmp_path: Path):
+    path = tmp_path / "deep.jsonl"
+    record = Record(0, b"[" * 900 + b"]" * 900, None, JSON, 0.0)
+    with RecordedWriter(path) as writer:
+        writer.write_record(record)
+
+    def read_from(depth: int) -> list[Record]:
+        return read_from(depth - 1) if depth else list(read_messages(path))
+
+    assert read_from(200) == [record]
 
 
 def test_a_plain_line_and_an_envelope_may_share_a_file(tmp_path: Path):
@@ -260,8 +273,8 @@ def test_a_missing_folder_is_one_clear_line(tmp_path: Path):
         RecordedWriter(tmp_path / "nowhere" / "a.jsonl")
 
 
-def test_a_full_disk_is_one_clear_line_and_leaves_no_part_of_the_file(tmp_path: Path):
-    with one_megabyte_disk(tmp_path / "disk") as disk:
+def test_a_full_disk_is_one_clear_line_and_leaves_no_part_of_the_file():
+    with one_megabyte_disk() as disk:
         with pytest.raises(DataError, match=r"cannot write .*/a\.jsonl \(No space left on device\)"):
             write(disk / "a.jsonl", LINES * 20)
         assert list(disk.iterdir()) == []
@@ -309,8 +322,8 @@ def test_append_adds_to_a_file_from_elsewhere_even_if_its_last_line_has_no_end(p
     assert [record.value for record in read_messages(path)] == [b'{"id":"a"}', b'{"id":"b"}', b'{"id":"c"}']
 
 
-def test_an_append_to_a_full_disk_leaves_the_file_as_it_was(tmp_path: Path):
-    with one_megabyte_disk(tmp_path / "disk") as disk:
+def test_an_append_to_a_full_disk_leaves_the_file_as_it_was():
+    with one_megabyte_disk() as disk:
         log = RecordedFile(disk / "a.jsonl")
         log.append("events", [Message(b'"a"')])
         with pytest.raises(DataError, match=r"cannot write .*/a\.jsonl \(No space left on device\)"):

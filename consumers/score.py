@@ -1,0 +1,241 @@
+"""The scoring consumer: reads a shard's events, scores them, publishes the scores, exactly once.
+
+One micro-batch, and what a crash after each step repeats:
+
+    1  read records at `position`                                     nothing is changed yet: read again
+    2  decode; apply and score (in memory)                            gone with the process: read again
+    3  commit: scores, dead letters and the new position in one       done: never repeated
+       transaction of the log
+    4  now and then, write a snapshot of the state at `position`      an unfinished one is removed at the next start
+
+Recovery takes the newest sound snapshot, replays the events from its position to the committed one without publishing,
+and goes on. By the one rule the replay gives the very state that was lost, so no score is lost, none is published
+twice, and all equal those of a run that never died.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+
+from pipeline.batcher import MicroBatcher
+from pipeline.config import Config
+from pipeline.decoder import Decoder
+from pipeline.errors import LogError, SnapshotError
+from pipeline.events import BadEvent, EventBatch
+from pipeline.graph import EXPIRED, OUTCOMES
+from pipeline.log import Log, Record
+from pipeline.messages import dead_letters, score_messages
+from pipeline.model import Model
+from pipeline.schema import EVENT_TYPES
+from pipeline.scorer import Scored, Scorer
+from pipeline.snapshot import SnapshotStore, read_manifest, read_snapshot
+from pipeline.stats import ServiceStats
+
+POLL_SECONDS = 0.1  # the longest that a stop goes unnoticed
+REPLAY_RECORDS = 4096  # a read while recovering
+
+
+@dataclass
+class ScoreConsumer:
+    """Serves one shard: call `recover`, then `run`."""
+
+    log: Log
+    store: SnapshotStore
+    model: Model
+    config: Config
+    stats: ServiceStats
+    say: Callable[[str], None]  # one line for the operator
+    clock: Callable[[], float] = time.time
+    monotonic: Callable[[], float] = time.perf_counter
+
+    position: int = field(default=0, init=False)  # the next to read; all before it is applied and committed
+    scorer: Scorer = field(init=False)
+    beat: float = field(default=0.0, init=False)  # monotonic seconds when the loop last came round
+    _snapshot_position: int = field(default=-1, init=False)
+    _snapshot_due: float = field(default=0.0, init=False)
+
+    def __post_init__(self) -> None:
+        self._decoder = Decoder(self.model.schema, self.config.score.max_message_bytes)
+        self._version = self.model.version
+        self.beat = self.monotonic()
+        self.scorer = Scorer(self.model, self.monotonic)
+        self._batcher: MicroBatcher[tuple[Record, float]] = MicroBatcher(
+            self.config.score.max_batch, self.config.score.max_wait_seconds
+        )
+
+    # -- recovery --
+
+    def recover(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
+        """Load the newest sound snapshot and replay to the committed position; nothing is published."""
+        committed = self.log.committed(self.config.score.group, self.config.topics.events)
+        self._load_snapshot(committed)
+        start = self.position
+        while self.position < committed:
+            wanted = min(REPLAY_RECORDS, committed - self.position)
+            records = self.log.read_batch(self.config.topics.events, self.position, wanted, 0.0)
+            if not records:
+                raise LogError(
+                    f"the log ends at {self.position}, but group {self.config.score.group!r} has committed {committed}: "
+                    "events were removed; start with another --group and an empty --state"
+                )
+            events, _ = self._decoder.decode(records)
+            self.scorer.score(events)
+            self.position = records[-1].position + 1
+            self.beat = self.monotonic()
+            self.stats.restore_progress = (self.position - start) / (committed - start)
+            progress(self.position - start, committed - start)
+        self.stats.restore_progress = 1.0
+        self._note_state()
+        self._snapshot_due = self.monotonic() + self.config.score.snapshot_every_seconds
+
+    def _load_snapshot(self, committed: int) -> None:
+        for path in self.store.paths():
+            try:
+                manifest = read_manifest(path)
+                if manifest.model != self._version:
+                    self.say(f"snapshot {path.name} is of model {manifest.model}, not {self._version}: not used")
+                    continue
+                if manifest.position > committed:
+                    self.say(f"snapshot {path.name} is ahead of the log, committed to {committed}: not used")
+                    continue
+                manifest, arrays = read_snapshot(path)
+                self.scorer.restore(arrays)
+            except SnapshotError as error:
+                self.say(f"{error}; taking an older one, or replaying from the start")
+                continue
+            self.position = self._snapshot_position = manifest.position
+            self.stats.snapshot_written_at, self.stats.snapshot_bytes = manifest.written_at, manifest.bytes
+            return
+
+    # -- the loop --
+
+    def run(self, stop: threading.Event, until: int | None = None) -> None:
+        """Score until `stop` is set, or up to position `until`; then finish the batch and write a snapshot."""
+        read_to = self.position
+        while not stop.is_set() and (until is None or read_to < until):
+            now = self.beat = self.monotonic()
+            room = self._batcher.room() if until is None else min(self._batcher.room(), until - read_to)
+            timeout = max(0.0, min(self._batcher.due_at() - now, POLL_SECONDS))
+            records = self.log.read_batch(self.config.topics.events, read_to, room, timeout)
+            now = self.monotonic()
+            if records:
+                read_to = records[-1].position + 1
+                self._batcher.add_all([(record, now) for record in records], now)
+            self._serve(self._batcher.take_if_due(now))
+            self._snapshot_if_due()
+        self._serve(self._batcher.take_all())
+        self.snapshot()
+
+    def _serve(self, batch: Sequence[tuple[Record, float]]) -> None:
+        """Score one micro-batch and commit it."""
+        self.stats.log_end = self.log.end(self.config.topics.events)
+        if not batch:
+            return
+        times = [self.monotonic()]
+        records = [record for record, _ in batch]
+        events, bad = self._decoder.decode(records)
+        times.append(self.monotonic())
+        scored = self.scorer.score(events)
+        bad = sorted([*bad, *expired(events, scored, records)], key=lambda event: (event.position, event.index))
+        times.append(self.monotonic())
+        spam = self._commit(records, events, scored, bad)
+        times.append(self.monotonic())
+        self._count(batch, events, scored, bad, spam)
+        decode, _, commit = (later - earlier for earlier, later in pairwise(times))
+        self._time(decode, scored, commit)
+        self._count_latency(batch, events, scored, times[-1])
+
+    def _commit(self, records: list[Record], events: EventBatch, scored: Scored, bad: list[BadEvent]) -> int:
+        topics = self.config.topics
+        messages, spam = score_messages(events, scored, self.model.threshold, self._version, self.clock())
+        outputs = {topics.scores: messages, topics.dead_letters: list(dead_letters(bad))}
+        end = records[-1].position + 1
+        written = {topic: said for topic, said in outputs.items() if said}
+        self.log.commit(self.config.score.group, topics.events, self.position, end, written)
+        self.position = end
+        return spam
+
+    # -- snapshots --
+
+    def _snapshot_if_due(self) -> None:
+        if self.monotonic() >= self._snapshot_due:
+            self.snapshot()
+            self._snapshot_due = self.monotonic() + self.config.score.snapshot_every_seconds
+
+    def snapshot(self) -> None:
+        """Write the state at `position`, if it is not written yet; a failure is said and counted, scoring goes on."""
+        if self.position == self._snapshot_position:
+            return
+        began = self.monotonic()
+        try:
+            manifest = self.store.write(self.position, self._version, self.scorer.export(), self.clock())
+        except SnapshotError as error:
+            self.stats.snapshot_failures += 1
+            self.say(f"{error}; scoring goes on, a start would replay from the last one")
+            return
+        self._snapshot_position = self.position
+        self.stats.snapshots += 1
+        self.stats.snapshot_seconds = self.monotonic() - began
+        self.stats.snapshot_written_at, self.stats.snapshot_bytes = manifest.written_at, manifest.bytes
+
+    # -- counting --
+
+    def _count(
+        self,
+        batch: Sequence[tuple[Record, float]],
+        events: EventBatch,
+        scored: Scored,
+        bad: list[BadEvent],
+        spam: int,
+    ) -> None:
+        stats = self.stats
+        pairs = np.bincount(events.kind.astype(np.int64) * len(OUTCOMES) + scored.outcome).tolist()
+        for pair, count in enumerate(pairs):
+            if count:
+                stats.count_events(EVENT_TYPES[pair // len(OUTCOMES)], OUTCOMES[pair % len(OUTCOMES)], count)
+        undecoded = sum(event.reason != "expired" for event in bad)
+        stats.count_events("other", "bad", undecoded)
+        for event in bad:
+            stats.count_dead_letters(event.reason)
+        stats.scores += len(scored.score)
+        stats.spam += spam
+        stats.position = self.position
+        stats.last_event_ts = self.scorer.graph.watermark
+        stats.micro_batch_events.observe_one(len(batch))
+        self._note_state()
+
+    def _note_state(self) -> None:
+        graph, stats = self.scorer.graph, self.stats
+        stats.position = self.position
+        stats.rows, stats.row_capacity = graph.row_count, graph.row_capacity
+        stats.lists, stats.list_capacity = graph.list_count, graph.list_capacity
+        parts = self.scorer.memory_bytes()
+        stats.rows_bytes = parts["rows"] + parts["links"] + parts["inputs"]
+        stats.lists_bytes, stats.hidden_bytes, stats.ids_bytes = parts["lists"], parts["hidden"], parts["names"]
+
+    def _time(self, decode: float, scored: Scored, commit: float) -> None:
+        stages = self.stats.stage_seconds
+        stages["decode"].observe_one(decode)
+        stages["commit"].observe_one(commit)
+        for stage in ("A", "B", "C", "D"):
+            stages[stage].observe_one(scored.stage_seconds[stage])
+
+    def _count_latency(
+        self, batch: Sequence[tuple[Record, float]], events: EventBatch, scored: Scored, committed_at: float
+    ) -> None:
+        """From the read of an event's message to the commit of its score."""
+        read_at = np.array([when for _, when in batch])
+        message = events.position[scored.event] - batch[0][0].position
+        self.stats.score_latency.observe(committed_at - read_at[message])
+
+
+def expired(events: EventBatch, scored: Scored, records: Sequence[Record]) -> Iterable[BadEvent]:
+    """The events that came later than their node would have lived: nothing scored them, so they are set aside."""
+    for i in np.flatnonzero(scored.outcome == EXPIRED).tolist():
+        position = int(events.position[i])
+        raw = records[position - records[0].position].value
+        yield BadEvent(position, int(events.index[i]), "expired", "the event is older than ttl", raw)

@@ -1,0 +1,140 @@
+"""Every knob, in one frozen tree: flag > environment > file > default.
+
+`deploy/config.toml` documents them; a test holds that file, this tree and the environment's names to one another.
+"""
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+
+from pipeline.durations import parse_duration
+from pipeline.errors import ConfigError
+
+PREFIX = "GRAPHSIEVE_"
+NOT_KNOBS = {"GRAPHSIEVE_DATA"}  # where tests and benchmarks find real data
+
+
+class Score(Struct, frozen=True, forbid_unknown_fields=True):
+    max_batch: Annotated[int, Meta(ge=1, le=1_000_000)] = 512
+    max_wait: str = "10ms"
+    group: Annotated[str, Meta(min_length=1)] = "graphsieve"
+    snapshot_every: str = "60s"
+    snapshots_kept: Annotated[int, Meta(ge=1)] = 2
+    max_message_bytes: Annotated[int, Meta(ge=1)] = 4 * 2**20
+
+    @property
+    def max_wait_seconds(self) -> float:
+        return parse_duration(self.max_wait)
+
+    @property
+    def snapshot_every_seconds(self) -> float:
+        return parse_duration(self.snapshot_every)
+
+
+class Topics(Struct, frozen=True, forbid_unknown_fields=True):
+    events: str = "events"
+    scores: str = "scores"
+    dead_letters: str = "dead-letters"
+
+
+class Metrics(Struct, frozen=True, forbid_unknown_fields=True):
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535)] = 0
+
+
+class Quality(Struct, frozen=True, forbid_unknown_fields=True):
+    window: Annotated[int, Meta(ge=2)] = 10_000
+    max_pending: Annotated[int, Meta(ge=1)] = 200_000
+
+
+class Config(Struct, frozen=True, forbid_unknown_fields=True):
+    score: Score = Score()
+    topics: Topics = Topics()
+    metrics: Metrics = Metrics()
+    quality: Quality = Quality()
+
+
+DURATIONS = ("score.max_wait", "score.snapshot_every")
+
+
+def load_config(
+    path: Path | None = None,
+    flags: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] = os.environ,
+) -> Config:
+    """Build the configuration; ConfigError names the key or variable and what it should be.
+
+    flags  "section.key" -> value, None where the flag was not given
+    """
+    tree = _read(path) if path else {}
+    _check_keys(tree, str(path))
+    for name, text in environment.items():
+        if name.startswith(PREFIX) and name not in NOT_KNOBS:
+            section, key = _knob_of(name)
+            tree.setdefault(section, {})[key] = text
+    for knob, value in (flags or {}).items():
+        if value is not None:
+            section, key = knob.split(".")
+            tree.setdefault(section, {})[key] = value
+    try:
+        config = msgspec.convert(tree, Config, strict=False)  # the environment only has texts
+    except msgspec.ValidationError as error:
+        problem, _, place = str(error).partition(" - at ")
+        raise ConfigError(f"{place.strip('`').removeprefix('$.')}: {problem}; see deploy/config.toml") from None
+    _check_durations(config)
+    return config
+
+
+def environment_name(section: str, key: str) -> str:
+    """Return the environment twin of a knob."""
+    return f"{PREFIX}{section}_{key}".upper()
+
+
+def knobs() -> dict[str, Any]:
+    """Return every knob, as section.key, with its default."""
+    tree = msgspec.to_builtins(Config())
+    return {f"{section}.{key}": value for section, keys in tree.items() for key, value in keys.items()}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+
+
+def _check_keys(tree: dict[str, Any], source: str) -> None:
+    for section, keys in tree.items():
+        for name in [f"{section}.{key}" for key in keys] if isinstance(keys, dict) else [section]:
+            if name not in knobs():
+                raise ConfigError(f"unknown config key {name!r} in {source}: {_hint(name, list(knobs()))}")
+
+
+def _knob_of(variable: str) -> tuple[str, str]:
+    names = {environment_name(*knob.split(".")): knob for knob in knobs()}
+    if variable not in names:
+        raise ConfigError(f"unknown environment variable {variable}: {_hint(variable, list(names))}")
+    section, key = names[variable].split(".")
+    return section, key
+
+
+def _hint(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
+
+
+def _check_durations(config: Config) -> None:
+    for knob in DURATIONS:
+        section, key = knob.split(".")
+        try:
+            parse_duration(getattr(getattr(config, section), key))
+        except ValueError as error:
+            raise ConfigError(f"{knob}: {error}") from None

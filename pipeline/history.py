@@ -1,0 +1,138 @@
+"""A recorded log, replayed once: what training and pruning learn from.
+
+    graph.apply, chunk by chunk   -> operation logs, raw channels        (once, needs no model)
+    stage A on those logs         -> x, means: layer 1's inputs          (once the transform is fitted)
+    stages B and C likewise       -> h, means: layer 2's inputs          (once layer 1 is fitted)
+
+It is the serving code that runs here: whatever serving does (updates, retractions, expiry, half-lives, late labels),
+training has seen. A *sample* is a scored event whose node gets a label later in the log; one scored after its label
+could know the answer and is no sample.
+
+N entries (nodes as of an event), n samples among them.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.cache import Cache
+from pipeline.decoder import Decoder
+from pipeline.errors import DataError
+from pipeline.evaluate import split_rank
+from pipeline.events import LABEL, EventBatch
+from pipeline.graph import Applied, Graph
+from pipeline.lists import Lists
+from pipeline.log import Record
+from pipeline.model import Layer
+from pipeline.schema import Schema
+from pipeline.scorer import raw_channels, run_lists
+from pipeline.transform import Transform
+
+Floats = npt.NDArray[np.float32]
+CHUNK = 4096  # events; a matter of speed only
+
+
+@dataclass(frozen=True)
+class Split:
+    """Samples in time order: training, validation, test."""
+
+    train: slice
+    validation: slice
+    test: slice
+
+    @staticmethod
+    def of(samples: int, shares: tuple[float, float, float]) -> "Split":
+        """Cut `samples` by shares that add up to 1; the test part is the last ones from rank floor(n * (1 - test))."""
+        first, second = split_rank(shares[0], samples), split_rank(shares[0] + shares[1], samples)
+        return Split(slice(0, first), slice(first, second), slice(second, samples))
+
+
+class History:
+    """One replay of a log through the graph."""
+
+    def __init__(self, schema: Schema, records: Iterable[Record]) -> None:
+        self.schema = schema
+        self._chunks: list[Applied] = []
+        self._raw: list[Floats] = []
+        self.events = self.bad = 0
+        entry_ids: list[str] = []
+        order, target = [], []
+        labels: dict[str, list[tuple[int, int]]] = {}
+        graph, decoder = Graph(schema), Decoder(schema)
+        for chunk in _chunks(records):
+            batch, bad = decoder.decode(chunk)
+            applied = graph.apply(batch)
+            self._chunks.append(applied)
+            self._raw.append(raw_channels(batch, applied))
+            entry_ids += [batch.id[e] for e in applied.entry_event.tolist()]
+            order.append(self.events + applied.entry_event)
+            target.append(batch.target[applied.entry_event])
+            _note_labels(batch, self.events, labels)
+            self.events += len(batch)
+            self.bad += len(bad)
+        self.entries = len(entry_ids)
+        if not self.entries:
+            raise DataError(f"no node event that fits the schema among {self.events + self.bad} events")
+        self._find_samples(entry_ids, np.concatenate(order), np.concatenate(target), labels)
+
+    def _find_samples(
+        self,
+        ids: list[str],
+        order: npt.NDArray[np.int64],
+        target: npt.NDArray[np.bool_],
+        labels: dict[str, list[tuple[int, int]]],
+    ) -> None:
+        samples, truth = [], []
+        for entry in np.flatnonzero(target).tolist():
+            later = [label for when, label in labels.get(ids[entry], ()) if when > order[entry]]
+            if later:
+                samples.append(entry)
+                truth.append(later[0])
+        self.sample_entry = np.array(samples, np.int64)  # (n,) ascending
+        self.truth = np.array(truth, np.int8)  # (n,) 1 spam, 0 not
+
+    def raw_until(self, entry: int) -> Floats:
+        """Return the raw channels of the entries before `entry`.  # (entry, C)"""
+        return np.concatenate(self._raw)[:entry]
+
+    def inputs(self, transform: Transform, keep: npt.NDArray[np.int32]) -> tuple[Floats, Floats]:
+        """Run stage A; return what layer 1 reads.  # (N, K), (N, R, K)"""
+        cache, lists = Cache(len(keep)), Lists(len(keep))
+        own = np.empty((self.entries, len(keep)), np.float32)
+        means = np.empty((self.entries, len(self.schema.relations), len(keep)), np.float32)
+        for place, applied, raw in self._walk():
+            x = transform.apply(raw, keep)
+            cache.reserve(applied.operations.row_capacity)
+            cache.fill(x, applied.previous)
+            own[place], means[place] = x, run_lists(applied, x, cache, lists)
+        return own, means
+
+    def hidden(self, layer: Layer, own: Floats, means: Floats) -> tuple[Floats, Floats]:
+        """Run stages B and C with layer 1 on its inputs; return what layer 2 reads.  # (N, H), (N, R, H)"""
+        cache, lists = Cache(layer.width), Lists(layer.width)
+        h = np.empty((self.entries, layer.width), np.float32)
+        h_means = np.empty((self.entries, means.shape[1], layer.width), np.float32)
+        for place, applied, _ in self._walk():
+            h[place] = layer.forward(own[place], means[place])
+            h_means[place] = run_lists(applied, h[place], cache, lists)
+        return h, h_means
+
+    def _walk(self) -> Iterator[tuple[slice, Applied, Floats]]:
+        start = 0
+        for applied, raw in zip(self._chunks, self._raw, strict=True):
+            yield slice(start, start + len(raw)), applied, raw
+            start += len(raw)
+
+
+def _chunks(records: Iterable[Record]) -> Iterator[list[Record]]:
+    source = iter(records)
+    while chunk := list(islice(source, CHUNK)):
+        yield chunk
+
+
+def _note_labels(batch: EventBatch, start: int, labels: dict[str, list[tuple[int, int]]]) -> None:
+    for i in np.flatnonzero(batch.kind == LABEL).tolist():
+        labels.setdefault(batch.id[i], []).append((start + i, int(batch.label[i])))
