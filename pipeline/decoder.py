@@ -1,6 +1,6 @@
 """Records of the log -> events, whatever their content type."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from operator import attrgetter
 
 import numpy as np
@@ -13,6 +13,8 @@ from pipeline.schema import Schema
 
 MAX_MESSAGE_BYTES = 4 * 2**20
 
+_Reader = Callable[[Sequence[Record]], tuple[EventBatch | None, list[BadEvent]]]
+
 
 class Decoder:
     """Turns records of the log into events, as `schema` says; holds no state between calls.
@@ -21,16 +23,16 @@ class Decoder:
     """
 
     def __init__(self, schema: Schema, max_message_bytes: int = MAX_MESSAGE_BYTES) -> None:
-        self._schema = schema
         self._json = JsonReader(schema)
-        self._packed = PackedReader(schema)
+        self._readers: dict[str, _Reader] = {JSON: self._json.read, PACKED: PackedReader(schema).read}
         self._max_message_bytes = max_message_bytes
 
     def decode(self, records: Sequence[Record]) -> tuple[EventBatch, list[BadEvent]]:
         """Return the events of `records` in order, and those that are bad, in order."""
-        parts, bad = [], []
+        parts: list[EventBatch] = []
+        bad: list[BadEvent] = []
         for content_type, run in _runs(self._small(records, bad)):
-            reader = {JSON: self._json.read, PACKED: self._packed.read}.get(content_type, _unknown_content_type)
+            reader = self._readers.get(_media_type(content_type), _unknown_content_type)
             part, wrong = reader(run)
             bad += wrong
             if part is not None:
@@ -55,14 +57,23 @@ def labels_of(decoder: Decoder, records: Sequence[Record]) -> Iterator[tuple[int
 
 
 def _unknown_content_type(records: Sequence[Record]) -> tuple[None, list[BadEvent]]:
-    expected = f"expected {JSON} or {PACKED}"
-    return None, [bad_event(r, "unknown_content_type", f"content type {r.content_type!r:.80}, {expected}") for r in records]
+    detail = f"content type {records[0].content_type!r:.80}, expected {JSON} or {PACKED}"
+    return None, [bad_event(record, "unknown_content_type", detail) for record in records]
+
+
+def _media_type(content_type: str) -> str:
+    """Return the type without parameters: "application/json; charset=utf-8" is JSON."""
+    return content_type.partition(";")[0].strip().lower()
 
 
 def _runs(records: Sequence[Record]) -> Iterator[tuple[str, Sequence[Record]]]:
     """Yield stretches of records with one content type; nearly always there is one stretch."""
+    types = list(map(attrgetter("content_type"), records))
+    if len(set(types)) == 1:
+        yield types[0], records
+        return
     start = 0
     for i in range(1, len(records) + 1):
-        if i == len(records) or records[i].content_type != records[start].content_type:
-            yield records[start].content_type, records[start:i]
+        if i == len(records) or types[i] != types[start]:
+            yield types[start], records[start:i]
             start = i

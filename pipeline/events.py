@@ -9,6 +9,7 @@ the wire. A batch without a bad event is handled column by column; only one that
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, compress
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ import numpy.typing as npt
 
 from pipeline.columns import LONGEST_NAME, Wrong
 from pipeline.log import Record
-from pipeline.schema import EVENT_TYPES, Schema, seconds
+from pipeline.schema import Schema
+from pipeline.sections import EVENT_TYPES, text_of
 
 NODE, EDGE, SCORE, LABEL, RETRACT = range(len(EVENT_TYPES))
 
@@ -36,7 +38,7 @@ class BadEvent:
     index: int  # within a packed message
     reason: str  # one of REASONS
     detail: str
-    raw: bytes
+    raw: bytes  # the message; of a packed one, this event alone, packed
 
 
 @dataclass
@@ -62,15 +64,22 @@ class EventBatch:
 
     def take(self, keep: npt.NDArray[np.bool_]) -> "EventBatch":
         """Return the events that `keep` marks, in order."""
-        kept = keep.tolist()
-        edge_kept = keep[self.edge_event]
+        edge_keep: npt.NDArray[np.bool_] = keep[self.edge_event]
         renumbered = np.cumsum(keep, dtype=np.int32) - 1
-        return EventBatch(
-            *(self.kind[keep], _pick(self.id, kept), self.ts[keep], self.target[keep], self.label[keep]),
-            *(self.features[keep], [_pick(keys, kept) for keys in self.keys]),
-            *(renumbered[self.edge_event[edge_kept]], self.edge_relation[edge_kept]),
-            *(_pick(self.edge_other, edge_kept.tolist()), self.position[keep], self.index[keep]),
-        )
+        columns = {name: _pick(getattr(self, name), keep) for name in _EVENT_COLUMNS}
+        columns |= {name: _pick(getattr(self, name), edge_keep) for name in _EDGE_COLUMNS}
+        columns["keys"] = [_pick(keys, keep) for keys in self.keys]
+        columns["edge_event"] = renumbered[columns["edge_event"]]
+        return EventBatch(**columns)
+
+    def alone(self, i: int) -> "EventBatch":
+        """Return event `i` as a batch of its own."""
+        first, last = np.searchsorted(self.edge_event, (i, i + 1)).tolist()
+        columns = {name: getattr(self, name)[i : i + 1] for name in _EVENT_COLUMNS}
+        columns |= {name: getattr(self, name)[first:last] for name in _EDGE_COLUMNS}
+        columns["keys"] = [keys[i : i + 1] for keys in self.keys]
+        columns["edge_event"] = columns["edge_event"] - np.int32(i)
+        return EventBatch(**columns)
 
     @staticmethod
     def join(parts: "Sequence[EventBatch]") -> "EventBatch":
@@ -78,20 +87,24 @@ class EventBatch:
         if len(parts) == 1:
             return parts[0]
         starts = np.cumsum([0, *(len(part) for part in parts[:-1])])
-        columns = {name: [getattr(part, name) for part in parts] for name in EventBatch.__dataclass_fields__}
+        columns = {name: [getattr(part, name) for part in parts] for name in ("keys", *_EVENT_COLUMNS, *_EDGE_COLUMNS)}
         columns["edge_event"] = [part.edge_event + np.int32(s) for part, s in zip(parts, starts, strict=True)]
         joined = {name: _join_column(name, column) for name, column in columns.items()}
         return EventBatch(**joined)
 
 
+_EVENT_COLUMNS = ("kind", "id", "ts", "target", "label", "features", "position", "index")
+_EDGE_COLUMNS = ("edge_event", "edge_relation", "edge_other")
+
+
 def _join_column(name: str, column: list[Any]) -> Any:
     if name == "keys":
-        return [sum(relation, start=[]) for relation in zip(*column, strict=True)]
-    return sum(column, start=[]) if isinstance(column[0], list) else np.concatenate(column)
+        return [list(chain.from_iterable(relation)) for relation in zip(*column, strict=True)]
+    return list(chain.from_iterable(column)) if isinstance(column[0], list) else np.concatenate(column)
 
 
-def _pick(values: list[Any], kept: list[bool]) -> list[Any]:
-    return [value for value, keep in zip(values, kept, strict=True) if keep]
+def _pick(column: Any, keep: npt.NDArray[np.bool_]) -> Any:
+    return list(compress(column, keep.tolist())) if isinstance(column, list) else column[keep]
 
 
 def check_ts(
@@ -101,18 +114,18 @@ def check_ts(
     appended_at: npt.NDArray[np.float64],
     wrong: Wrong,
 ) -> None:
-    """Mark the events whose time is missing or not to be believed; only a retract needs none.
+    """Note the events whose time is missing or not to be believed; only a retract needs none.
 
     "Too far ahead" is judged by when the log got the message, which is part of the log: no clock is read.
     """
     earliest, latest = schema.ts_range
-    latest_at = np.fmin(latest, appended_at + seconds(schema.time.max_ahead))
+    latest_at = np.fmin(latest, appended_at + schema.max_ahead)
     good = (ts >= earliest) & (ts <= latest_at)
     for i in np.flatnonzero(~good & (kind != RETRACT)).tolist():
         if np.isnan(ts[i]):
             wrong.setdefault(i, ("bad_ts", f"ts is missing or no time; the schema says {schema.time.unit}"))
         else:
-            detail = f"ts is {ts[i]:.0f}, expected {earliest:.0f} to {latest_at[i]:.0f} seconds since the epoch"
+            detail = f"ts is {ts[i]:.15g}, expected {earliest:.15g} to {latest_at[i]:.15g} seconds since the epoch"
             wrong.setdefault(i, ("ts_out_of_range", detail))
 
 
@@ -122,7 +135,7 @@ def check_names(what: str, values: list[Any], wrong: Wrong, events: Sequence[int
         return values
     names = []
     for i, value in enumerate(values):
-        name = "" if value is None else str(value)
+        name = "" if value is None else text_of(value)
         event = i if events is None else events[i]
         if value is None:
             wrong.setdefault(event, ("missing_field", f"{what} is missing"))
@@ -134,16 +147,18 @@ def check_names(what: str, values: list[Any], wrong: Wrong, events: Sequence[int
     return names
 
 
-def note(problems: Wrong, places: npt.NDArray[np.int64], wrong: Wrong) -> None:
-    for i, problem in problems.items():
-        wrong.setdefault(int(places[i]), problem)
-
-
-
-def mark(wrong: Wrong, where: npt.NDArray[np.bool_], reason: str, detail: str) -> None:
+def note_where(where: npt.NDArray[np.bool_], reason: str, detail: str, wrong: Wrong) -> None:
+    """Note the same about every event that `where` marks."""
     for i in np.flatnonzero(where).tolist():
         wrong.setdefault(i, (reason, detail))
 
 
-def bad_event(record: Record, reason: str, detail: str, index: int = 0) -> BadEvent:
-    return BadEvent(record.position, index, reason, detail, record.value)
+def note(problems: Wrong, places: npt.NDArray[np.int64], wrong: Wrong) -> None:
+    """Note a column's problems; `places` tells which event each of its values is of. The first problem counts."""
+    for i, problem in problems.items():
+        wrong.setdefault(int(places[i]), problem)
+
+
+def bad_event(record: Record, reason: str, detail: str) -> BadEvent:
+    """Return the whole message of `record` as one bad event."""
+    return BadEvent(record.position, 0, reason, detail, record.value)

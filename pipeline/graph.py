@@ -24,79 +24,29 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import graph_kernel as kernel
 from pipeline.events import RETRACT, EventBatch
-from pipeline.graph_kernel import APPLIED, DUPLICATE, EXPIRED, LIVE, UNKNOWN
+from pipeline.graph_kernel import run
+from pipeline.graph_state import (
+    ABSENT,
+    APPLIED,
+    DUPLICATE,
+    EXPIRED,
+    LINK,
+    LIST,
+    LIVE,
+    META,
+    ROW,
+    UNKNOWN,
+    Batch,
+    Result,
+    Rules,
+    State,
+)
 from pipeline.names import Names
 from pipeline.operations import OPERATION, Operations
 from pipeline.schema import Schema
 
 OUTCOMES = {APPLIED: "applied", DUPLICATE: "duplicate", UNKNOWN: "unknown", EXPIRED: "expired"}
-
-ROW = np.dtype(
-    [
-        ("ts", "f8"),  # event time of its node event
-        ("label_ts", "f8"),  # watermark when its label came
-        ("links", "i4"),  # newest of its links
-        ("older", "i4"),  # neighbours in the expiry queue
-        ("newer", "i4"),
-        ("fresh", "i4"),  # its newest entry of this micro-batch; -1: the cache holds its values
-        ("state", "i1"),  # ABSENT, PLACEHOLDER, LIVE
-        ("label", "i1"),  # 1 spam, 0 not, -1 unknown
-        ("idle", "i1"),  # noted as perhaps free
-    ],
-    align=True,
-)
-LIST = np.dtype(
-    [
-        ("weight", "f8"),  # sum of the members' weights
-        ("peak", "f8"),  # the largest it was since it was last summed anew
-        ("landmark", "f8"),  # event time at which a weight is 1 (half-life)
-        ("counted_at", "f8"),  # watermark of the last arrival, the time of `arrivals`; -inf: none yet
-        ("labelled_at", "f8"),  # the time of `labelled` and `spam`
-        ("relation", "i4"),
-        ("owner", "i4"),  # row of an edge relation's list, -1 for a group's
-        ("first", "i4"),  # oldest and newest link
-        ("last", "i4"),
-        ("links", "i4"),
-        ("count", "i4"),  # links that have entered: the members
-        ("labelled_count", "i4"),
-        ("spam_count", "i4"),
-        ("idle", "i1"),
-    ],
-    align=True,
-)
-LINK = np.dtype(
-    [
-        ("ts", "f8"),  # the age that a half-life weighs: the node's, or the edge's
-        ("list", "i4"),
-        ("row", "i4"),
-        ("prev", "i4"),  # in the list
-        ("next", "i4"),
-        ("row_prev", "i4"),  # among the row's links
-        ("row_next", "i4"),
-        ("entered", "i1"),
-    ],
-    align=True,
-)
-META = np.dtype(
-    [
-        ("watermark", "f8"),
-        ("expired", "i8"),  # nodes that ttl has removed so far
-        ("oldest", "i4"),  # ends of the expiry queue
-        ("newest", "i4"),
-        ("present", "i4"),  # its length
-        ("free_link", "i4"),  # head of the chain of free links
-        ("links_used", "i4"),
-        ("free_lists", "i4"),
-        ("idle_rows", "i4"),
-        ("idle_lists", "i4"),
-        ("entries", "i4"),  # of this micro-batch
-        ("operations", "i8"),
-        ("wanted", "i8"),  # the log's length that the next step asks for
-    ],
-    align=True,
-)
 
 
 @dataclass
@@ -119,7 +69,7 @@ class Graph:
         self._rules = _rules(schema)
         relations, levels = len(schema.relations), len(schema.deviating)
         arrivals, labels = len(schema.arrival_half_lives), len(schema.label_half_lives)
-        self._state = kernel.State(
+        self._state = State(
             rows=np.zeros(0, ROW), lists=np.zeros(0, LIST), links=np.zeros(0, LINK),
             owner=np.zeros((0, relations), np.int32), levels=np.zeros((0, levels), np.float32),
             level_sums=np.zeros((0, levels)), arrivals=np.zeros((0, arrivals)), labelled=np.zeros((0, labels)),
@@ -140,15 +90,15 @@ class Graph:
         meta = self._state.meta[0]
         meta["entries"], meta["operations"] = 0, 0
         n, width = len(events), len(self._schema.channel_names) - len(self._schema.own_channels)
-        result = kernel.Result(
+        result = Result(
             outcome=np.zeros(n, np.uint8), log=self._log, entry_event=np.zeros(n, np.int32),
             previous=np.zeros(n, np.int32), channels=np.zeros((n, width), np.float32),
         )  # fmt: skip
-        done = kernel.run(self._state, self._rules, batch, result, 0)
+        done = run(self._state, self._rules, batch, result, 0)
         while done < n:
             self._log = _longer(self._log, int(meta["wanted"]))
             result = result._replace(log=self._log)
-            done = kernel.run(self._state, self._rules, batch, result, done)
+            done = run(self._state, self._rules, batch, result, done)
         return self._finish(batch, result)
 
     def rows_of(self, ids: list[str]) -> list[int]:
@@ -207,8 +157,8 @@ class Graph:
 
     def restore(self, arrays: dict[str, npt.NDArray[np.generic]]) -> None:
         """Take up the state that `export` gave."""
-        fields = {name: np.array(arrays[f"graph.{name}"]) for name in kernel.State._fields}
-        self._state = kernel.State(**fields)
+        fields = {name: np.array(arrays[f"graph.{name}"]) for name in State._fields}
+        self._state = State(**fields)
         self._ids = Names.restore(arrays, "graph.ids")
         self._keys = [Names.restore(arrays, f"graph.keys{g}") for g in range(len(self._keys))]
         used = np.zeros(self.row_capacity, np.bool_)
@@ -217,10 +167,10 @@ class Graph:
 
     # -- names to numbers --
 
-    def _numbers(self, events: EventBatch) -> kernel.Batch:
+    def _numbers(self, events: EventBatch) -> Batch:
         """Give every name a row or a list, new ones too; those that come to nothing are released afterwards."""
         self._reserve(events)
-        return kernel.Batch(
+        return Batch(
             kind=events.kind,
             row=self._rows(events.id),
             ts=np.where(events.kind == RETRACT, self.watermark, events.ts),
@@ -233,26 +183,25 @@ class Graph:
         )
 
     def _rows(self, ids: list[str]) -> npt.NDArray[np.int32]:
-        rows, new = self._ids.intern(ids, self._free_rows.pop)
+        rows, new = self._ids.intern(ids, self._free_rows)
         if new:
             self._state.owner[new] = -1
-            self._state.rows[new] = np.array((0, 0, -1, -1, -1, -1, kernel.ABSENT, -1, 0), ROW)
+            self._state.rows[new] = np.array((0, 0, -1, -1, -1, -1, ABSENT, -1, 0), ROW)
             self._note_idle(new, "rows")
         return rows
 
     def _group_lists(self, events: EventBatch) -> npt.NDArray[np.int32]:
         lists = np.full((len(self._schema.groups), len(events)), -1, np.int32)
+        meta = self._state.meta
         for g, (relation, _) in enumerate(self._schema.groups):
-            lists[g], new = self._keys[g].intern(events.keys[g], self._take_list)
+            free = int(meta["free_lists"][0])
+            top = self._state.free_lists[max(0, free - len(events)) : free].tolist()  # of the stack
+            lists[g], new = self._keys[g].intern(events.keys[g], top)
             if new:
+                meta["free_lists"] -= len(new)
                 self._state.lists["relation"][new] = relation
                 self._note_idle(new, "lists")
         return lists
-
-    def _take_list(self) -> int:
-        meta = self._state.meta
-        meta["free_lists"] -= 1
-        return int(self._state.free_lists[meta["free_lists"][0]])
 
     def _note_idle(self, new: list[int], what: str) -> None:
         """Until an event uses them, new rows and lists are as free as those that were left."""
@@ -300,7 +249,7 @@ class Graph:
 
     # -- after the loop --
 
-    def _finish(self, batch: kernel.Batch, result: kernel.Result) -> Applied:
+    def _finish(self, batch: Batch, result: Result) -> Applied:
         entries = int(self._state.meta["entries"][0])
         entry_event = result.entry_event[:entries]
         entry_row = batch.row[entry_event]
@@ -326,7 +275,7 @@ class Graph:
         state, meta = self._state, self._state.meta[0]
         idle = state.idle_rows[: meta["idle_rows"]]
         state.rows["idle"][idle] = 0
-        gone = idle[state.rows["state"][idle] == kernel.ABSENT].tolist()
+        gone = idle[state.rows["state"][idle] == ABSENT].tolist()
         self._ids.release(gone)
         self._free_rows += gone
         idle = state.idle_lists[: meta["idle_lists"]]
@@ -345,12 +294,12 @@ def _longer(array: npt.NDArray[np.generic], more: int) -> npt.NDArray[np.generic
     return np.concatenate([array, np.zeros((more, *array.shape[1:]), array.dtype)])
 
 
-def _rules(schema: Schema) -> kernel.Rules:
+def _rules(schema: Schema) -> Rules:
     relations = list(schema.relations.values())
     group_of = np.full(len(relations), -1, np.int64)
     for group, (relation, _) in enumerate(schema.groups):
         group_of[relation] = group
-    return kernel.Rules(
+    return Rules(
         half_lives=np.array(schema.half_lives, np.float64),
         directed=np.array([relation.directed for relation in relations], np.bool_),
         max_neighbours=np.array([relation.max_neighbours or 0 for relation in relations], np.int64),

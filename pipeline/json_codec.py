@@ -1,15 +1,19 @@
-"""JSON messages of one application: one msgspec struct with just the fields that the schema reads."""
+"""JSON messages of one application -> events.
+
+One msgspec struct, nested as the messages are, has just the fields that the schema reads; all else in a message is
+skipped unread. A field that is null, or whose object is missing or null, is a missing field.
+"""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from operator import attrgetter
+from types import NoneType
 from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.columns import Column, Wrong, column_of, group_keys, weekdays
+from pipeline.columns import Column, Wrong, check_keys, column_of, group_keys, weekdays
 from pipeline.events import (
     EDGE,
     LABEL,
@@ -22,9 +26,22 @@ from pipeline.events import (
     check_names,
     check_ts,
     note,
+    note_where,
 )
 from pipeline.log import Record
-from pipeline.schema import EVENT_FIELDS, EVENT_TYPES, OneHot, Scalar, Schema, Vector, Weekday
+from pipeline.schema import Schema, source_of
+from pipeline.sections import EVENT_FIELDS, EVENT_TYPES, LARGEST, Scalar, Weekday, text_of, timestamp
+
+_Name = str | int | float | None
+_TYPES: dict[str, Any] = {  # what msgspec is to demand where the schema reads a place in this form
+    "text": str | None,
+    "name": _Name,
+    "number": float | None,
+    "scalar": Scalar | None,
+    "flag": bool | None,
+    "vector": list[float] | None,
+    "edges": list[tuple[str, str | int | float]] | None,
+}
 
 
 class JsonReader:
@@ -32,20 +49,21 @@ class JsonReader:
 
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
-        types, paths = _field_types(schema), {name: schema.path(name) for name in (*EVENT_FIELDS, "type")}
-        struct, self._get = _message_struct(types)
+        struct, self._get = _message_struct(schema)
         self._decode = msgspec.json.Decoder(struct).decode
-        self._field = {name: self._get[path] for name, path in paths.items() if path in self._get}
-        self._field["type"] = self._get[schema.events.type]
+        self._field = {name: self._get[schema.path(name)] for name in EVENT_FIELDS}
+        self._type = self._get[schema.events.type]
         self._kinds: dict[Any, int] = {word: code for code, word in enumerate(EVENT_TYPES)}
         self._kinds |= {word: EVENT_TYPES.index(ours) for word, ours in schema.events.types.items()}
         self._kinds[None] = EVENT_TYPES.index(schema.events.default_type)
-        self._labels = dict.fromkeys(schema.labels.spam, 1) | dict.fromkeys(schema.labels.not_spam, 0)
+        self._labels = {text_of(word): 1 for word in schema.labels.spam}
+        self._labels |= {text_of(word): 0 for word in schema.labels.not_spam}
         self._columns: list[tuple[slice, Any, Column]] = [
-            (schema.own_slices[name], self._get[_source(name, feature)], column_of(name, feature))
+            (schema.own_slices[name], self._get[source], column_of(name, feature))
             for name, feature in schema.features.items()
-            if not isinstance(feature, Weekday)
+            if (source := source_of(name, feature)) is not None
         ]
+        self._weekdays = [schema.own_slices[n] for n, f in schema.features.items() if isinstance(f, Weekday)]
         self._relation = {name: r for r, name in enumerate(schema.relations) if schema.relations[name].kind == "edge"}
 
     def read(self, records: Sequence[Record]) -> tuple[EventBatch, list[BadEvent]]:
@@ -71,7 +89,8 @@ class JsonReader:
                 messages.append(decode(record.value))
                 good.append(record)
             except msgspec.ValidationError as error:
-                bad.append(bad_event(record, "wrong_type", str(error)))
+                reason = "out_of_range" if "out of range" in str(error) else "wrong_type"
+                bad.append(bad_event(record, reason, str(error)))
             except (ValueError, RecursionError) as error:
                 bad.append(bad_event(record, "malformed_json", str(error)))
         return messages, good, bad
@@ -86,7 +105,7 @@ class JsonReader:
             kind=kind,
             id=self._id_column(messages, kind, wrong),
             ts=ts,
-            target=self._target_column(messages, kind),
+            target=self._target_column(messages, kind, wrong),
             label=self._label_column(messages, kind, wrong),
             features=features,
             keys=keys,
@@ -98,13 +117,14 @@ class JsonReader:
         )
 
     def _kind_column(self, messages: list[Any], wrong: Wrong) -> npt.NDArray[np.uint8]:
-        words = list(map(self._field["type"], messages))
+        words = list(map(self._type, messages))
         try:
             return np.array([self._kinds[word] for word in words], np.uint8)
         except KeyError:
             for i, word in enumerate(words):
                 if word not in self._kinds:
-                    wrong[i] = ("unknown_type", f"type is {word!r:.80}, expected one of {', '.join(EVENT_TYPES)}")
+                    expected = ", ".join(word for word in self._kinds if word)
+                    wrong[i] = ("unknown_type", f"type is {word!r:.80}, expected one of {expected}")
             return np.array([self._kinds.get(word, RETRACT) for word in words], np.uint8)
 
     def _ts_column(
@@ -112,11 +132,14 @@ class JsonReader:
     ) -> npt.NDArray[np.float64]:
         values = list(map(self._field["ts"], messages))
         if self._schema.time.unit == "iso8601":
-            values = [_from_iso(value) for value in values]
+            values = [timestamp(value) if type(value) is str else np.nan for value in values]
+        elif not set(map(type, values)) <= {float, NoneType}:  # a feature or a group reads the same field
+            values = [_as_float(value) for value in values]
         ts = np.array(values, np.float64)  # None becomes nan
         if self._schema.time.unit == "milliseconds":
             ts /= 1000.0
         check_ts(self._schema, ts, kind, np.array([record.appended_at for record in records]), wrong)
+        ts[kind == RETRACT] = np.nan
         return ts
 
     def _id_column(self, messages: list[Any], kind: npt.NDArray[np.uint8], wrong: Wrong) -> list[str]:
@@ -126,18 +149,26 @@ class JsonReader:
                 ids[i] = self._field["src"](messages[i])
         return check_names("id", ids, wrong)
 
-    def _target_column(self, messages: list[Any], kind: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+    def _target_column(self, messages: list[Any], kind: npt.NDArray[np.uint8], wrong: Wrong) -> npt.NDArray[np.bool_]:
         default = self._schema.nodes.target
         said = [default if t is None else t for t in map(self._field["target"], messages)]
-        return (kind == SCORE) | ((kind == NODE) & np.array(said, np.bool_))
+        if not set(map(type, said)) <= {bool}:  # a feature or a group reads the same field
+            loose = np.array([type(t) is not bool for t in said], np.bool_)
+            note_where(loose & (kind == NODE), "wrong_type", "target is neither true nor false", wrong)
+            said = [t is True for t in said]
+        target: npt.NDArray[np.bool_] = (kind == SCORE) | ((kind == NODE) & np.array(said, np.bool_))
+        return target
 
     def _label_column(self, messages: list[Any], kind: npt.NDArray[np.uint8], wrong: Wrong) -> npt.NDArray[np.int8]:
         label = np.full(len(messages), -1, np.int8)
         for i in np.flatnonzero(kind == LABEL).tolist():
             word = self._field["label"](messages[i])
-            found = self._labels.get(word)
-            if found is None:
-                wrong.setdefault(i, ("missing_field" if word is None else "bad_label", f"label is {word!r:.80}"))
+            found = None if word is None else self._labels.get(text_of(word))
+            if word is None:
+                wrong.setdefault(i, ("missing_field", "label is missing"))
+            elif found is None:
+                detail = f"label is {word!r:.80}, expected one of {', '.join(self._labels)}"
+                wrong.setdefault(i, ("bad_label", detail))
             else:
                 label[i] = found
         return label
@@ -152,14 +183,12 @@ class JsonReader:
             channels, problems = column(list(map(get, chosen)))
             features[nodes, place] = channels
             note(problems, nodes, wrong)
-        for name, feature in schema.features.items():
-            if isinstance(feature, Weekday):
-                features[nodes, schema.own_slices[name]] = weekdays(np.nan_to_num(ts[nodes], posinf=0, neginf=0))
+        for place in self._weekdays:  # any day does for a time that is bad
+            features[nodes, place] = weekdays(np.nan_to_num(np.clip(ts[nodes], *schema.ts_range)))
         keys = []
-        for _, relation in schema.groups:
-            fields = [list(map(self._get[path], chosen)) for path in relation.group_by]
-            found, problems = group_keys(fields, relation.optional)
-            note(problems, nodes, wrong)
+        for r, relation in schema.groups:
+            found = group_keys([list(map(self._get[path], chosen)) for path in relation.group_by])
+            note(check_keys(schema.relation_names[r], found, relation.optional), nodes, wrong)
             keys.append(_spread(found, nodes, n))
         return features, keys
 
@@ -168,27 +197,28 @@ class JsonReader:
     ) -> tuple[list[int], list[int], list[str]]:
         """Edges of the edge, retract and node events; an edge retract is the one whose `id` is missing."""
         events: list[int] = []
-        names: list[str | None] = []
+        names: list[Any] = []
         others: list[Any] = []
-        lists = list(map(self._field["edges"], messages)) if "edges" in self._field else []
-        alone = (kind == EDGE) | (kind == RETRACT)
-        has_list = np.array([bool(edges) for edges in lists], np.bool_) & (kind == NODE) if lists else alone & False
-        for i in np.flatnonzero(alone | has_list).tolist():
-            if alone[i]:
-                if kind[i] == RETRACT and self._field["id"](messages[i]) is not None:
-                    continue
-                pairs = [(self._field["relation"](messages[i]), self._field["dst"](messages[i]))]
-            else:
+        lists = list(map(self._field["edges"], messages))
+        has_list = np.array(list(map(bool, lists)), np.bool_) & (kind == NODE)
+        for i in np.flatnonzero((kind == EDGE) | (kind == RETRACT) | has_list).tolist():
+            if kind[i] == NODE:
                 pairs = lists[i]
+            elif kind[i] == RETRACT and self._field["id"](messages[i]) is not None:
+                continue
+            else:
+                pairs = [(self._field["relation"](messages[i]), self._field["dst"](messages[i]))]
             events += [i] * len(pairs)
             names += [name for name, _ in pairs]
             others += [other for _, other in pairs]
-        return events, self._relations(names, events, wrong), check_names("edge", others, wrong, events)
+        return events, self._relations(names, events, wrong), check_names("the other end", others, wrong, events)
 
-    def _relations(self, names: list[str | None], events: list[int], wrong: Wrong) -> list[int]:
-        found = [self._relation.get(name or "", -1) for name in names]
+    def _relations(self, names: list[Any], events: list[int], wrong: Wrong) -> list[int]:
+        found = [self._relation.get(name, -1) for name in names]
         for i, relation, name in zip(events, found, names, strict=True):
-            if relation < 0:
+            if name is None:
+                wrong.setdefault(i, ("missing_field", "relation is missing"))
+            elif relation < 0:
                 expected = ", ".join(self._relation) or "none, the schema has no edge relation"
                 wrong.setdefault(i, ("unknown_relation", f"relation is {name!r:.80}, expected {expected}"))
         return found
@@ -203,52 +233,23 @@ def _spread(values: list[str | None], places: npt.NDArray[np.int64], n: int) -> 
     return spread
 
 
-def _from_iso(value: str | None) -> float:
-    try:
-        moment = datetime.fromisoformat(value or "")
-    except ValueError:
-        return float("nan")
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+def _as_float(value: Any) -> float:
+    """Return a time that was read as any scalar; nan where it is no number, or one far beyond all time."""
+    return float(value) if type(value) in (int, float) and abs(value) <= LARGEST else np.nan
 
 
-def _source(name: str, feature: Any) -> str:
-    return feature.field or name
-
-
-def _field_types(schema: Schema) -> dict[str, Any]:
-    """Dotted path -> the type that msgspec is to demand there; a path with two uses gets the wider one."""
-    number_or_text = Scalar | None
-    ts_type: Any = str | None if schema.time.unit == "iso8601" else float | None
-    name: Any = str | int | None
-    ours: dict[str, Any] = {"id": name, "ts": ts_type, "label": number_or_text, "relation": str | None, "src": name}
-    ours |= {"dst": name, "target": bool | None, "edges": list[tuple[str, str | int]] | None}
-    types: dict[str, Any] = {schema.events.type: str | None}
-
-    def add(path: str, wanted: Any) -> None:
-        types[path] = wanted if types.get(path, wanted) == wanted else number_or_text
-
-    for field_name, wanted in ours.items():
-        add(schema.path(field_name), wanted)
-    for feature_name, feature in schema.features.items():
-        if isinstance(feature, Vector):
-            add(_source(feature_name, feature), list[float] | None)
-        elif not isinstance(feature, Weekday):
-            add(_source(feature_name, feature), number_or_text if isinstance(feature, OneHot) else float | None)
-    for _, relation in schema.groups:
-        for path in relation.group_by:
-            add(path, number_or_text)
-    return types
-
-
-def _message_struct(types: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Build a (nested) struct for dotted paths; return it with a getter for each path."""
+def _message_struct(schema: Schema) -> tuple[Any, dict[str, Any]]:
+    """Build the struct that a message is decoded into; return it with a getter for each path that the schema reads."""
+    forms: dict[str, str] = {}
+    for read in schema.reads:  # a place that is read in two forms is read as any scalar, and checked by each reader
+        forms[read.path] = read.form if forms.get(read.path, read.form) == read.form else "scalar"
     tree: dict[str, Any] = {}
-    for path, wanted in types.items():
+    for path, form in forms.items():
         *parents, leaf = path.split(".")
         place = tree
         for parent in parents:
             place = place.setdefault(parent, {})
-        place[leaf] = wanted
+        place[leaf] = _TYPES[form]
     getters: dict[str, Any] = {}
     return _struct_of(tree, "", "", getters), getters
 
@@ -256,13 +257,22 @@ def _message_struct(types: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
 def _struct_of(tree: dict[str, Any], path: str, attribute: str, getters: dict[str, Any]) -> Any:
     fields: list[Any] = []
     rename: dict[str, str] = {}
+    empty: dict[str, Any] = {}  # by attribute, what stands for an object that is missing or null
     for i, (key, wanted) in enumerate(tree.items()):
         name = f"f{i}"
         rename[name] = key
         if isinstance(wanted, dict):
             inner = _struct_of(wanted, f"{path}{key}.", f"{attribute}{name}.", getters)
-            fields.append((name, inner, msgspec.field(default_factory=inner)))
+            empty[name] = inner()
+            fields.append((name, inner | None, None))
         else:
             fields.append((name, wanted, None))
             getters[f"{path}{key}"] = attrgetter(f"{attribute}{name}")
-    return msgspec.defstruct("Message", fields, rename=rename, gc=False)
+
+    def fill(message: Any) -> None:
+        for name, stand_in in empty.items():
+            if getattr(message, name) is None:
+                setattr(message, name, stand_in)
+
+    namespace = {"__post_init__": fill} if empty else {}
+    return msgspec.defstruct("Message", fields, rename=rename, namespace=namespace, gc=False)

@@ -14,8 +14,8 @@ Memory: 8 * L * W bytes.
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from pipeline.compiled import compiled
 from pipeline.operations import ADD, READ, Operations
 
 Floats = npt.NDArray[np.float32]
@@ -42,12 +42,11 @@ class Lists:
         return means.reshape(operations.entries, operations.relations, width)
 
     def _reserve(self, capacity: int) -> None:
-        missing = capacity - len(self.sums)
-        if missing > 0:
-            self.sums = np.concatenate([self.sums, np.zeros((missing, self.sums.shape[1]))])
+        if capacity > len(self.sums):
+            self.sums.resize((capacity, self.sums.shape[1]), refcheck=False)  # in place: no second copy in memory
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _obey(
     log: npt.NDArray[np.void], sums: npt.NDArray[np.float64], entries: Floats, store: Floats, means: Floats
 ) -> None:

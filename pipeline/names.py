@@ -6,7 +6,7 @@
 A name costs its text, a dict slot and two pointers, about 150 bytes; it is forgotten with its row or list.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -29,16 +29,26 @@ class Names:
     def name_of(self, index: int) -> str | None:
         return self._name_by_index[index]
 
-    def intern(
-        self, names: Sequence[str | None], take: Callable[[], int]
-    ) -> tuple[npt.NDArray[np.int32], list[int]]:
-        """Return each name's index, -1 for None, and the new indices, which `take` gave one by one."""
-        found = list(map(self._index_by_name.get, names))
+    def intern(self, names: Sequence[str | None], free: list[int]) -> tuple[npt.NDArray[np.int32], list[int]]:
+        """Return each name's index, -1 for None, and the new indices, which are popped off `free`."""
+        index_by_name = self._index_by_name
+        found = list(map(index_by_name.get, names))
         new: list[int] = []
+        added: list[str] = []
         if None in found:
             for i, index in enumerate(found):
                 if index is None:
-                    found[i] = self._index(names[i], take, new)
+                    name = names[i]
+                    if name is None:
+                        found[i] = -1
+                        continue
+                    index = index_by_name.get(name)  # the same new name may stand in one batch twice
+                    if index is None:
+                        index = index_by_name[name] = free.pop()
+                        new.append(index)
+                        added.append(name)
+                    found[i] = index
+        self._note(new, added)
         return np.array(found, np.int32), new
 
     def release(self, indices: Sequence[int]) -> None:
@@ -75,20 +85,10 @@ class Names:
         ends = np.cumsum(arrays[f"{prefix}.length"]).tolist()
         pieces = [text[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)] if ends else []
         names._index_by_name = dict(zip(pieces, indices, strict=True))
-        names._name_by_index = [None] * (max(indices, default=-1) + 1)
-        for piece, index in zip(pieces, indices, strict=True):
-            names._name_by_index[index] = piece
+        names._note(indices, pieces)
         return names
 
-    def _index(self, name: str | None, take: Callable[[], int], new: list[int]) -> int:
-        if name is None:
-            return -1
-        known = self._index_by_name.get(name)  # the same new name may stand in one batch twice
-        if known is not None:
-            return known
-        index = take()
-        self._index_by_name[name] = index
-        self._name_by_index += [None] * (index + 1 - len(self._name_by_index))
-        self._name_by_index[index] = name
-        new.append(index)
-        return index
+    def _note(self, indices: list[int], names: list[str]) -> None:
+        self._name_by_index += [None] * (max(indices, default=-1) + 1 - len(self._name_by_index))
+        for index, name in zip(indices, names, strict=True):
+            self._name_by_index[index] = name

@@ -1,36 +1,44 @@
 """Packed batches: many events in one msgpack message, column by column, numbers as little-endian buffers.
 
+    layout   of the schema it was packed for: with another one the columns would mean something else
+    kind, ts, target, label, features, edge_event, edge_relation     buffers
+    id, keys, edge_other                                             texts
+
 A message of a thousand events is decoded without an object per event; ids and group keys are the only texts.
 """
 
 from collections.abc import Sequence
+from itertools import compress
+from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
-from pipeline.columns import Wrong, group_keys
+from pipeline.columns import Wrong, check_keys
 from pipeline.events import (
     EDGE,
     LABEL,
     NODE,
     RETRACT,
+    SCORE,
     BadEvent,
     EventBatch,
     bad_event,
     check_names,
     check_ts,
-    mark,
     note,
+    note_where,
 )
 from pipeline.log import Record
 from pipeline.schema import Schema
+from pipeline.sections import LARGEST, LARGEST_LEVEL
 
 
 class _Packed(msgspec.Struct, forbid_unknown_fields=True):
-    """The columns of an EventBatch on the wire; buffers are little-endian."""
+    """The columns of an EventBatch on the wire."""
 
-    channels: list[str]  # the schema's own channels: a batch packed for another schema is refused
-    relations: list[str]
+    layout: str
     kind: bytes
     id: list[str]
     ts: bytes
@@ -43,25 +51,29 @@ class _Packed(msgspec.Struct, forbid_unknown_fields=True):
     edge_other: list[str] = []
 
 
-_BUFFERS = {"kind": "<u1", "ts": "<f8", "target": "?", "label": "<i1", "features": "<f4"}
-_EDGE_BUFFERS = {"edge_event": "<i4", "edge_relation": "<i4"}
+_BUFFERS = {
+    "kind": "<u1", "ts": "<f8", "target": "<u1", "label": "<i1", "features": "<f4",
+    "edge_event": "<i4", "edge_relation": "<i4",
+}  # fmt: skip
 
 
 def encode_packed(schema: Schema, batch: EventBatch) -> bytes:
     """Return `batch` as one packed message; positions stay behind, the log gives new ones."""
-    buffers = {name: getattr(batch, name).astype(form).tobytes() for name, form in (_BUFFERS | _EDGE_BUFFERS).items()}
-    texts = {"id": batch.id, "keys": batch.keys, "edge_other": batch.edge_other}
-    return msgspec.msgpack.encode(
-        _Packed(channels=schema.own_channels, relations=schema.relation_names, **buffers, **texts)
-    )
+    columns: dict[str, Any] = {"id": batch.id, "keys": batch.keys, "edge_other": batch.edge_other}
+    for name, form in _BUFFERS.items():
+        columns[name] = getattr(batch, name).astype(form).tobytes()
+    return msgspec.msgpack.encode(_Packed(layout=schema.layout, **columns))
 
 
 class PackedReader:
+    """Reads packed messages that were packed for one schema."""
+
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
         self._decode = msgspec.msgpack.Decoder(_Packed).decode
         self._edge_relations = [r for r, x in enumerate(schema.relations.values()) if x.kind == "edge"]
-        self._required = [g for g, (_, relation) in enumerate(schema.groups) if not relation.optional]
+        self._largest = np.full(len(schema.own_channels), LARGEST, np.float32)
+        self._largest[schema.deviating] = LARGEST_LEVEL
 
     def read(self, records: Sequence[Record]) -> tuple[EventBatch | None, list[BadEvent]]:
         parts, bad = [], []
@@ -72,49 +84,84 @@ class PackedReader:
                 bad.append(bad_event(record, "malformed_packed", str(error)))
                 continue
             wrong = self._check(batch, record)
-            bad += [bad_event(record, *problem, index=i) for i, problem in sorted(wrong.items())]
-            keep = np.ones(len(batch), np.bool_)
-            keep[list(wrong)] = False
-            parts.append(batch.take(keep) if wrong else batch)
+            if wrong:
+                bad += [self._bad_event(batch, i, *problem) for i, problem in sorted(wrong.items())]
+                keep = np.ones(len(batch), np.bool_)
+                keep[list(wrong)] = False
+                batch = batch.take(keep)
+            parts.append(batch)
         return (EventBatch.join(parts) if parts else None), bad
+
+    def _bad_event(self, batch: EventBatch, i: int, reason: str, detail: str) -> BadEvent:
+        # Not the whole message: a thousand bad events in one would make a thousand copies of it.
+        raw = encode_packed(self._schema, batch.alone(i))
+        return BadEvent(int(batch.position[i]), i, reason, detail, raw)
 
     def _batch(self, packed: _Packed, record: Record) -> EventBatch:
         """Return the columns; ValueError where they don't fit the schema or one another."""
-        n, own = len(packed.id), self._schema.own_channels
-        if packed.channels != own or packed.relations != self._schema.relation_names:
-            raise ValueError(f"packed for channels {packed.channels} and relations {packed.relations}, not this schema")
+        n, width = len(packed.id), len(self._schema.own_channels)
+        if packed.layout != self._schema.layout:
+            found = f"{packed.layout!r:.40}, expected {self._schema.layout!r}"
+            raise ValueError(f"packed for a schema of layout {found}: pack it with the schema of the model")
         # Copies: a view of the message could not be written to, and would make numba compile everything twice.
-        column = {k: np.frombuffer(getattr(packed, k), form).copy() for k, form in (_BUFFERS | _EDGE_BUFFERS).items()}
+        column = {name: np.frombuffer(getattr(packed, name), form).copy() for name, form in _BUFFERS.items()}
         lengths = {len(column[k]) for k in ("kind", "ts", "target", "label")} | {len(keys) for keys in packed.keys}
-        edges = {len(packed.edge_other), len(column["edge_event"]), len(column["edge_relation"])}
-        if lengths - {n} or len(column["features"]) != n * len(own) or len(packed.keys) != len(self._schema.groups):
-            raise ValueError(f"columns of different lengths for {n} ids")
+        if lengths != {n} or len(column["features"]) != n * width or len(packed.keys) != len(self._schema.groups):
+            raise ValueError(f"columns that do not fit {n} ids, {width} channels, {len(self._schema.groups)} groups")
         order = column["edge_event"]
-        if len(edges) != 1 or (np.diff(order) < 0).any() or not ((order >= 0) & (order < n)).all():
-            raise ValueError("edge columns of different lengths, out of order, or of no event")
-        column["features"] = column["features"].reshape(n, len(own))
-        return EventBatch(
+        if {len(order), len(column["edge_relation"])} != {len(packed.edge_other)}:
+            raise ValueError("edge columns of different lengths")
+        if (np.diff(order) < 0).any() or not ((order >= 0) & (order < n)).all():
+            raise ValueError("edges out of order, or of an event that is not there")
+        column["features"] = column["features"].reshape(n, width)
+        batch = EventBatch(
             **column, id=packed.id, keys=packed.keys, edge_other=packed.edge_other,
             position=np.full(n, record.position, np.int64), index=np.arange(n, dtype=np.int32),
         )  # fmt: skip
+        return _neutral(batch)
 
     def _check(self, batch: EventBatch, record: Record) -> Wrong:
         """What each event says that no JSON event could: the same bounds, on columns."""
         wrong: Wrong = {}
         kind = batch.kind
-        mark(wrong, kind > RETRACT, "unknown_type", "kind is none of the five")
-        mark(wrong, (kind == LABEL) & ~np.isin(batch.label, (0, 1)), "bad_label", "label is neither 0 nor 1")
-        mark(wrong, ~np.isfinite(batch.features).all(axis=1), "not_finite", "a feature is not finite")
-        unknown = ~np.isin(batch.edge_relation, self._edge_relations)
-        for i in batch.edge_event[unknown].tolist():
-            wrong.setdefault(i, ("unknown_relation", "an edge's relation is no edge relation of the schema"))
-        loose = (kind == EDGE) & (np.bincount(batch.edge_event, minlength=len(batch)) != 1)
-        mark(wrong, loose, "missing_field", "an edge event has just one edge")
+        note_where(kind > RETRACT, "unknown_type", "kind is none of the five", wrong)
+        note_where((kind == LABEL) & ~np.isin(batch.label, (0, 1)), "bad_label", "label is neither 0 nor 1", wrong)
+        self._check_edges(batch, wrong)
         check_ts(self._schema, batch.ts, kind, np.full(len(batch), record.appended_at), wrong)
         check_names("id", batch.id, wrong)
-        check_names("edge", batch.edge_other, wrong, batch.edge_event.tolist())
-        for g, (_, relation) in enumerate(self._schema.groups):
-            keys = batch.keys[g] if g in self._required else [key or "-" for key in batch.keys[g]]
-            _, problems = group_keys([keys], relation.optional)
-            note({i: p for i, p in problems.items() if kind[i] == NODE}, np.arange(len(batch)), wrong)
+        check_names("the other end", batch.edge_other, wrong, batch.edge_event.tolist())
+        far = ~(np.abs(batch.features) <= self._largest)  # nan is far too
+        if far.any():
+            endless = ~np.isfinite(batch.features)
+            note_where(np.any(endless, axis=1), "not_finite", "a feature is not finite", wrong)
+            note_where(np.any(far, axis=1), "out_of_range", "a feature is beyond what the schema allows", wrong)
+        node = kind == NODE
+        nodes, all_nodes = np.flatnonzero(node), bool(node.all())
+        for (r, relation), keys in zip(self._schema.groups, batch.keys, strict=True):
+            keys = keys if all_nodes else list(compress(keys, node.tolist()))
+            note(check_keys(self._schema.relation_names[r], keys, relation.optional), nodes, wrong)
         return wrong
+
+    def _check_edges(self, batch: EventBatch, wrong: Wrong) -> None:
+        kind, count = batch.kind, np.bincount(batch.edge_event, minlength=len(batch))
+        most = np.select([kind == NODE, (kind == EDGE) | (kind == RETRACT)], [count, 1], 0)
+        note_where((kind == EDGE) & (count == 0), "missing_field", "an edge event without an edge", wrong)
+        note_where(count > most, "wrong_type", "more edges than an event of its type has", wrong)
+        unknown = np.zeros(len(batch), np.bool_)
+        unknown[batch.edge_event[~np.isin(batch.edge_relation, self._edge_relations)]] = True
+        note_where(unknown, "unknown_relation", "an edge's relation is no edge relation of the schema", wrong)
+
+
+def _neutral(batch: EventBatch) -> EventBatch:
+    """Put the neutral value wherever an event's type has no such field, as JSON events have it."""
+    kind = batch.kind
+    node: npt.NDArray[np.bool_] = kind == NODE
+    batch.target = (kind == SCORE) | (node & (batch.target != 0))
+    batch.label[kind != LABEL] = -1
+    batch.ts[kind == RETRACT] = np.nan
+    if not node.all():
+        batch.features[~node] = 0.0
+        batch.keys = [
+            [key if is_node else None for key, is_node in zip(keys, node.tolist(), strict=True)] for keys in batch.keys
+        ]
+    return batch

@@ -17,111 +17,58 @@ The raw input channels of a node stand in this order, and `channel_names` names 
 A schema is data: it is copied into every checkpoint, and its `fingerprint` says whether two are the same.
 """
 
-import difflib
 import hashlib
 import re
 import tomllib
-from datetime import UTC, datetime
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from pipeline.durations import parse_duration
 from pipeline.errors import SchemaError
+from pipeline.misfit import first_misfit, join_key
+from pipeline.sections import (
+    EVENT_TYPES,
+    Arrivals,
+    Events,
+    Feature,
+    Labels,
+    Log1p,
+    Nodes,
+    Numeric,
+    OneHot,
+    Problem,
+    Relation,
+    Time,
+    Vector,
+    Weekday,
+    seconds,
+    text_of,
+    timestamp,
+)
 
-Scalar = bool | int | float | str
-EVENT_TYPES = ("node", "edge", "score", "label", "retract")
-EVENT_FIELDS = ("id", "ts", "label", "relation", "src", "dst", "target", "edges")
+__all__ = ["EVENT_TYPES", "Relation", "Schema", "load_schema", "parse_schema"]
+
 WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+_NAME = re.compile(r"[\w-]{1,64}")  # no dot and no '=': both have a meaning in the names of channels
 
 
-class Numeric(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="numeric"):
-    """One channel: the number itself."""
+class Read(NamedTuple):
+    """A place in the application's messages that the schema reads."""
 
-    field: str | None = None
-    default: float | None = None
-    deviation: bool = False
-
-
-class Log1p(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="log1p"):
-    """One channel: log(1 + number), for counts and amounts; a number below 0 makes the event bad."""
-
-    field: str | None = None
-    default: float | None = None
-    deviation: bool = False
-
-
-class OneHot(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="one_hot"):
-    """A channel for each of `values`, and one for any other if `other`; without it any other makes the event bad."""
-
-    values: list[Scalar]
-    field: str | None = None
-    other: bool = False
-
-
-class Vector(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="vector"):
-    """`length` channels from a list of as many numbers."""
-
-    length: Annotated[int, msgspec.Meta(ge=1, le=65536)]
-    field: str | None = None
-
-
-class Weekday(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="weekday"):
-    """Seven channels: the day of the week of `ts`, in UTC."""
-
-
-Feature = Numeric | Log1p | OneHot | Vector | Weekday
-
-
-class Relation(Struct, frozen=True, forbid_unknown_fields=True):
-    """A kind of connection. `group`: nodes with equal `group_by` fields share a list. `edge`: a node's own list."""
-
-    kind: Literal["group", "edge"] = "group"
-    group_by: list[str] = []
-    half_life: str | None = None
-    optional: bool = False
-    directed: bool = False
-    max_neighbours: Annotated[int, msgspec.Meta(ge=1)] | None = None
-
-
-class Events(Struct, frozen=True, forbid_unknown_fields=True):
-    type: str = "type"
-    default_type: Literal["node", "edge", "score", "label", "retract"] = "node"
-    types: dict[str, Literal["node", "edge", "score", "label", "retract"]] = {}
-    fields: dict[str, str] = {}
-
-
-class Time(Struct, frozen=True, forbid_unknown_fields=True):
-    unit: Literal["seconds", "milliseconds", "iso8601"] = "seconds"
-    earliest: str = "1990-01-01"
-    latest: str = "2100-01-01"
-    max_ahead: str = "1d"
-
-
-class Nodes(Struct, frozen=True, forbid_unknown_fields=True):
-    target: bool = True
-    ttl: str | None = None
-
-
-class Arrivals(Struct, frozen=True, forbid_unknown_fields=True):
-    half_lives: tuple[str, ...] = ("1h", "1d", "7d")
-
-
-class Labels(Struct, frozen=True, forbid_unknown_fields=True):
-    spam: tuple[Scalar, ...] = (1, True)
-    not_spam: tuple[Scalar, ...] = (0, False)
-    half_lives: tuple[str, ...] = ("10d", "70d", "300d")
-    prior: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.1
-    strength: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+    path: str  # dotted
+    form: str  # text, name, number, scalar, flag, edges, or vector
+    key: str  # of the schema that says so
 
 
 class Schema(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
-    name: str
-    features: dict[str, Feature]
-    relations: dict[str, Relation]
+    name: Annotated[str, Meta(min_length=1)]
+    features: dict[str, Feature] = {}
+    relations: dict[str, Relation] = {}
     events: Events = Events()
     time: Time = Time()
     nodes: Nodes = Nodes()
@@ -131,7 +78,14 @@ class Schema(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     @cached_property
     def fingerprint(self) -> str:
         """Twelve hex digits that differ when the schema does."""
-        return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()[:12]
+        return _digest(self)
+
+    @cached_property
+    def layout(self) -> str:
+        """Twelve hex digits that differ when columns packed for one schema would mean something else in the other."""
+        features = [(type(f).__name__, self.own_channels[self.own_slices[n]]) for n, f in self.features.items()]
+        relations = [(name, x.kind, x.group_by) for name, x in self.relations.items()]
+        return _digest([features, relations])
 
     @cached_property
     def relation_names(self) -> list[str]:
@@ -162,7 +116,11 @@ class Schema(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     @cached_property
     def ts_range(self) -> tuple[float, float]:
         """Earliest and latest believable event time, seconds since the epoch."""
-        return _date(self.time.earliest), _date(self.time.latest)
+        return timestamp(self.time.earliest), timestamp(self.time.latest)
+
+    @cached_property
+    def max_ahead(self) -> float:
+        return seconds(self.time.max_ahead)
 
     @cached_property
     def own_channels(self) -> list[str]:
@@ -199,14 +157,14 @@ class Schema(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
         own = [isinstance(f, OneHot | Weekday) for n, f in self.features.items() for _ in _channels(n, f)]
         return own + [False] * (len(self.channel_names) - len(own))
 
+    @cached_property
+    def reads(self) -> list[Read]:
+        """All that is read from a message, and as what."""
+        return list(_reads(self))
+
     def path(self, name: str) -> str:
         """Return the dotted path at which the application's messages hold our field `name`."""
         return self.events.fields.get(name, name)
-
-
-def seconds(duration: str | None) -> float:
-    """Return a duration's seconds; no duration is infinity."""
-    return float("inf") if duration is None else parse_duration(duration)
 
 
 def load_schema(path: Path) -> Schema:
@@ -215,8 +173,8 @@ def load_schema(path: Path) -> Schema:
         return parse_schema(tomllib.loads(path.read_text(encoding="utf-8")), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise SchemaError(f"cannot read the schema {path}: {error}; examples are in deploy/schemas") from None
-    except tomllib.TOMLDecodeError as error:
-        raise SchemaError(f"{path} is not valid TOML: {error}") from None
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise SchemaError(f"{path} is not valid TOML: {error}; examples are in deploy/schemas") from None
 
 
 def parse_schema(tree: dict[str, Any], source: str) -> Schema:
@@ -224,16 +182,25 @@ def parse_schema(tree: dict[str, Any], source: str) -> Schema:
     try:
         schema = msgspec.convert(tree, Schema)
     except msgspec.ValidationError as error:
-        raise SchemaError(f"{source}: {_explain(str(error))}") from None
+        raise SchemaError(f"{source}: {first_misfit(tree, Schema) or error}") from None
     for key, problem in _problems(schema):
         raise SchemaError(f"{source}: {key}: {problem}")
     return schema
 
 
+def source_of(name: str, feature: Feature) -> str | None:
+    """Return the dotted path that a feature is read from; None for `weekday`."""
+    return None if isinstance(feature, Weekday) else feature.field or name
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(msgspec.json.encode(value, order="sorted")).hexdigest()[:12]
+
+
 def _channels(name: str, feature: Feature) -> list[str]:
     match feature:
         case OneHot():
-            return [f"{name}={value}" for value in feature.values] + ([f"{name}=other"] if feature.other else [])
+            return [f"{name}={text_of(value)}" for value in feature.values] + [f"{name}=other"] * feature.other
         case Vector():
             return [f"{name}[{i}]" for i in range(feature.length)]
         case Weekday():
@@ -241,83 +208,61 @@ def _channels(name: str, feature: Feature) -> list[str]:
     return [name]
 
 
-def _date(text: str) -> float:
-    moment = datetime.fromisoformat(text)
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-
-
-def _problems(schema: Schema) -> list[tuple[str, str]]:
-    """What is wrong beyond the types, as (key, problem and remedy)."""
-    found: list[tuple[str, str]] = []
-    if not schema.features:
-        found.append(("features", "none given; a node needs at least one, for example [features.day] kind = 'weekday'"))
-    if not schema.relations:
-        found.append(("relations", "none given; a graph needs at least one, for example [relations.user]"))
-    if set(schema.relations) & {"self"}:
-        found.append(("relations.self", "'self' is the model's own branch; choose another name"))
-    for name in schema.events.fields:
-        if name not in EVENT_FIELDS:
-            found.append((f"events.fields.{name}", f"no such field; ours are {', '.join(EVENT_FIELDS)}"))
-    for name, relation in schema.relations.items():
-        found += _relation_problems(f"relations.{name}", relation)
+def _reads(schema: Schema) -> Iterator[Read]:
+    time = "text" if schema.time.unit == "iso8601" else "number"
+    forms = {"id": "name", "ts": time, "label": "scalar", "relation": "text", "src": "name", "dst": "name"}
+    forms |= {"target": "flag", "edges": "edges"}
+    yield Read(schema.events.type, "text", "events.type")
+    for name, form in forms.items():
+        yield Read(schema.path(name), form, f"events.fields.{name}")
     for name, feature in schema.features.items():
-        if isinstance(feature, OneHot) and len({str(v) for v in feature.values}) != len(feature.values):
-            found.append((f"features.{name}.values", "a value stands there twice; list each once"))
-    return found + _duration_problems(schema) + _date_problems(schema)
+        path, key = source_of(name, feature), f"features.{name}.field"
+        if path is not None and isinstance(feature, Vector):
+            yield Read(path, "vector", key)
+        elif path is not None:
+            yield Read(path, "scalar" if isinstance(feature, OneHot) else "number", key)
+    for name, relation in schema.relations.items():
+        for i, path in enumerate(relation.group_by):
+            yield Read(path, "scalar", f"relations.{name}.group_by[{i}]")
 
 
-def _relation_problems(key: str, relation: Relation) -> list[tuple[str, str]]:
-    if relation.kind == "group":
-        if not relation.group_by:
-            return [(f"{key}.group_by", "missing; name the fields that members share, for example ['user']")]
-        if relation.directed or relation.max_neighbours:
-            return [(key, "directed and max_neighbours belong to kind = 'edge'; remove them or set the kind")]
-    elif relation.group_by or relation.optional:
-        return [(key, "group_by and optional belong to kind = 'group'; remove them or set the kind")]
-    return []
+def _problems(schema: Schema) -> Iterator[Problem]:
+    """What is wrong beyond the types, as (key, problem and remedy)."""
+    if not schema.features:
+        yield "features", "none given; a node needs at least one, for example [features.weekday] kind = 'weekday'"
+    if not schema.relations:
+        yield "relations", "none given; a graph needs at least one, for example [relations.user] group_by = ['user']"
+    for table in ("features", "relations"):
+        for name, section in getattr(schema, table).items():
+            key = join_key(table, name)
+            yield from _name_problems(key, name)
+            yield from ((f"{key}.{place}", problem) for place, problem in section.problems())
+    for table in ("events", "time", "nodes", "arrivals", "labels"):
+        for place, problem in getattr(schema, table).problems():
+            yield f"{table}.{place}", problem
+    yield from _path_problems(schema.reads)
 
 
-def _duration_problems(schema: Schema) -> list[tuple[str, str]]:
-    texts = {"nodes.ttl": schema.nodes.ttl, "time.max_ahead": schema.time.max_ahead}
-    texts |= {f"relations.{name}.half_life": relation.half_life for name, relation in schema.relations.items()}
-    texts |= {f"arrivals.half_lives[{i}]": text for i, text in enumerate(schema.arrivals.half_lives)}
-    texts |= {f"labels.half_lives[{i}]": text for i, text in enumerate(schema.labels.half_lives)}
-    found = []
-    for key, text in texts.items():
-        try:
-            if seconds(text) <= 0:
-                found.append((key, f"{text!r} is not above zero; write for example '30d'"))
-        except ValueError as error:
-            found.append((key, str(error)))
-    return found
+def _name_problems(key: str, name: str) -> Iterator[Problem]:
+    if not _NAME.fullmatch(name):
+        hint = "; put a path into `field` or `group_by`" if "." in name else ""
+        yield key, f"a name is 1 to 64 letters, digits, '_' and '-'{hint}"
+    if key == "relations.self":
+        yield key, "'self' is the model's own branch; choose another name"
 
 
-def _date_problems(schema: Schema) -> list[tuple[str, str]]:
-    for key in ("earliest", "latest"):
-        try:
-            _date(getattr(schema.time, key))
-        except ValueError:
-            return [(f"time.{key}", f"{getattr(schema.time, key)!r} is no date; write for example '1990-01-01'")]
-    return []
-
-
-def _explain(message: str) -> str:
-    """Turn msgspec's message into `key: problem; what would be right`."""
-    problem, _, place = message.partition(" - at ")
-    key = place.strip("`").removeprefix("$").lstrip(".").replace("[...]", ".*") or "the schema"
-    unknown = re.search(r"unknown field `(.*)`", problem)
-    if unknown:
-        close = difflib.get_close_matches(unknown[1], _KNOWN_KEYS, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known keys are {', '.join(_KNOWN_KEYS)}"
-        return f"{key}: unknown key {unknown[1]!r}; {hint}"
-    kinds = "; a feature's kind is numeric, log1p, one_hot, vector or weekday" if "kind" in message else ""
-    return f"{key}: {problem}{kinds}"
-
-
-_KNOWN_KEYS = sorted(
-    {
-        name
-        for struct in (Schema, Events, Time, Nodes, Arrivals, Labels, Relation, Numeric, Log1p, OneHot, Vector)
-        for name in (*struct.__struct_fields__, "kind")
-    }
-)
+def _path_problems(reads: list[Read]) -> Iterator[Problem]:
+    """Two uses of one place must agree whether it holds a value, a list or an object."""
+    first: dict[str, Read] = {}
+    for read in reads:
+        if not all(read.path.split(".")):
+            yield read.key, f"{read.path!r} is no path; write field names with dots between, like 'user.id'"
+        known = first.setdefault(read.path, read)
+        shapes = {r.form if r.form in ("vector", "edges") else "value" for r in (read, known)}
+        if len(shapes) > 1:
+            yield read.key, f"{read.path!r} is read as {read.form} here and as {known.form} by {known.key}; rename one"
+    for read in reads:
+        for end in (i for i, letter in enumerate(read.path) if letter == "."):
+            outer = first.get(read.path[:end])
+            if outer:
+                yield read.key, f"{read.path!r} lies within {outer.path!r}, which {outer.key} reads as {outer.form}"

@@ -15,7 +15,8 @@ from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+
+from pipeline.compiled import compiled
 
 Floats = npt.NDArray[np.float32]
 
@@ -38,9 +39,11 @@ class Transform:
 
 
 def fit_transform(kind: str, raw: Floats, indicators: list[bool]) -> Transform:
-    """Fit a transform of `kind` on `raw`, the training part's raw channels.  # (n, C)"""
+    """Fit a transform of `kind` on `raw`, the training part's raw channels; nan is left out.  # (n, C)"""
     tables = [
-        (np.array([0.0, 1.0]), np.array([0.0, 1.0])) if indicator else _table(kind, np.sort(raw[:, c].astype(np.float64)))
+        (np.array([0.0, 1.0]), np.array([0.0, 1.0]))
+        if indicator
+        else _table(kind, np.sort(raw[:, c].astype(np.float64)))
         for c, indicator in enumerate(indicators)
     ]
     start = np.cumsum([0, *(len(x) for x, _ in tables)], dtype=np.int32)
@@ -63,7 +66,7 @@ def _table(kind: str, values: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.f
     return knots, np.array([normal.inv_cdf(p) for p in np.clip(rank, edge, 1 - edge).tolist()])
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _apply(
     raw: Floats, keep: npt.NDArray[np.int32], start: npt.NDArray[np.int32], x: Floats, z: Floats, out: Floats
 ) -> None:

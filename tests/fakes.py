@@ -2,6 +2,7 @@
 a clock that moves only when told to, a disk of one megabyte."""
 
 import contextlib
+import os
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -96,16 +97,18 @@ class ListLog(Log):
 
 
 @contextlib.contextmanager
-def one_megabyte_disk() -> Iterator[Path]:
-    """Mount a disk of one megabyte; skip the test where that is not permitted."""
+def one_megabyte_disk(read_only: bool = False) -> Iterator[Path]:
+    """Mount a disk of one megabyte; where that is not permitted, skip the test, or fail it under CI."""
     # Not within pytest's folders, and unmounted even while a failed test has files open in it: pytest removes its
     # folders in later runs, and stumbles over what is still mounted there.
     folder = Path(tempfile.mkdtemp(prefix="graphsieve-disk-"))
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    mode = "size=1m,ro" if read_only else "size=1m"
+    mount = ["mount", "-t", "tmpfs", "-o", mode, "tmpfs", str(folder)]
     result = subprocess.run(mount, capture_output=True, text=True, check=False)
     if result.returncode:
         folder.rmdir()
-        pytest.skip(f"mounting a small disk is not permitted here: {result.stderr.splitlines()[0]}")
+        refuse = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
+        refuse(f"mounting a small disk is not permitted here: {result.stderr.splitlines()[0]}")
     try:
         yield folder
     finally:

@@ -1,0 +1,147 @@
+"""`graphsieve bench embedded`: events/s from the embedded log to committed scores, and where the time goes.
+
+One process, single JSON messages, exactly-once on SqliteLog, the real consumer: what `graphsieve score` runs. The
+events are the Chicago reviews where the data is there, else a synthetic stream. Compared, in turn and on the same log:
+
+    pruned 4x      ours
+    unpruned       the same engine, all channels
+    bare loop      reads the messages and commits as many of the same size, without looking at them: the log's own speed
+
+Figures are medians over the repeats, with their range; ratios count, absolute times depend on the machine.
+"""
+
+import argparse
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from consumers.score import ScoreConsumer
+from consumers.service import warm_up
+from pipeline.config import Config, load_config
+from pipeline.durations import parse_duration
+from pipeline.errors import DataError
+from pipeline.events import REASONS
+from pipeline.log import JSON, Message, Record, SqliteLog
+from pipeline.model import Model
+from pipeline.prune import PruneOptions, prune
+from pipeline.schema import Schema, load_schema
+from pipeline.snapshot import SnapshotStore
+from pipeline.stats import STAGES, ServiceStats
+from pipeline.train import TrainOptions, train
+from producers.reviews import read_reviews, review_events
+from producers.synthetic import synthetic_events
+
+SCHEMAS = Path("deploy/schemas")
+SYNTHETIC_EVENTS = 100_000
+SCORE_BYTES = 200  # about what a score message takes
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Measure; print a table; return the report."""
+    name, schema, lines = _events(args.events)
+    records = [Record(i, line, None, JSON, float("nan")) for i, line in enumerate(lines)]
+    whole, _ = train(schema, records, TrainOptions())
+    small, _ = prune(whole, records, PruneOptions(budget=4))
+    config = load_config(args.config)
+    with tempfile.TemporaryDirectory() as folder:
+        log = SqliteLog(Path(folder) / "bench.db")
+        log.append(config.topics.events, [Message(line) for line in lines])
+        contenders: dict[str, Callable[[str], dict[str, Any]]] = {
+            "pruned 4x": lambda group: _serve(log, small, config, group, Path(folder) / group),
+            "unpruned": lambda group: _serve(log, whole, config, group, Path(folder) / group),
+            "bare loop": lambda group: _bare(log, config, group),
+        }
+        runs: dict[str, list[dict[str, Any]]] = {who: [] for who in contenders}
+        for repeat in range(args.repeats):
+            for number, (who, measure) in enumerate(contenders.items()):
+                runs[who].append(measure(f"run-{repeat}-{number}"))
+        log.close()
+    figures = {who: _summary(found) for who, found in runs.items()}
+    ours = figures.pop("pruned 4x")
+    _print_table(ours, figures)
+    ratio = {who: round(ours["events_per_s"] / peer["events_per_s"], 3) for who, peer in figures.items()}
+    about = {"data": name, "events": len(records), "repeats": args.repeats, "cpus": os.cpu_count(), "threads": 1}
+    return {**about, "load_before": os.getloadavg()[0], "ours": ours, "peers": figures, "ratio": ratio}
+
+
+def _events(count: int | None) -> tuple[str, Schema, list[bytes]]:
+    data = Path(os.environ.get("GRAPHSIEVE_DATA", "../shared/data")) / "reviews" / "yelpchi.txt.gz"
+    if not SCHEMAS.is_dir():
+        raise DataError(f"no folder {SCHEMAS}: run the bench in the root of the repository")
+    if data.exists() and count is None:
+        lines = list(review_events(read_reviews(data), parse_duration("30d"), seed=0))
+        return "yelpchi", load_schema(SCHEMAS / "reviews.toml"), lines
+    return "synthetic", load_schema(SCHEMAS / "synthetic.toml"), list(synthetic_events(0, count or SYNTHETIC_EVENTS))
+
+
+def _serve(log: SqliteLog, model: Model, config: Config, group: str, state: Path) -> dict[str, Any]:
+    """Run the consumer over the whole log; snapshots are left out, `recovery` measures those."""
+    import msgspec
+
+    grouped = msgspec.structs.replace(config, score=msgspec.structs.replace(config.score, group=group))
+    store = SnapshotStore(state)
+    store.open()
+    stats = ServiceStats(reasons=REASONS)
+    warm_up(model)
+    consumer = ScoreConsumer(log, store, model, grouped, stats, say=lambda line: None)
+    consumer.recover()
+    end = log.end(config.topics.events)
+    began = time.perf_counter()
+    consumer.run(threading.Event(), end)
+    seconds = time.perf_counter() - began - (stats.snapshot_seconds if stats.snapshots else 0.0)
+    store.close()
+    return {
+        "events_per_s": end / seconds,
+        "p50_ms": stats.score_latency.percentile(50) * 1e3,
+        "p99_ms": stats.score_latency.percentile(99) * 1e3,
+        "stage_us_per_event": {stage: stats.stage_seconds[stage].sum / end * 1e6 for stage in STAGES},
+    }
+
+
+def _bare(log: SqliteLog, config: Config, group: str) -> dict[str, Any]:
+    """Read the events and commit half as many messages (a review is two events: itself and its label)."""
+    topic, end, position = config.topics.events, log.end(config.topics.events), 0
+    began = time.perf_counter()
+    while position < end:
+        records = log.read_batch(topic, position, config.score.max_batch, 0.0)
+        out = [Message(b"x" * SCORE_BYTES, "id")] * (len(records) // 2)
+        log.commit(group, topic, position, records[-1].position + 1, {"bare": out})
+        position = records[-1].position + 1
+    return {"events_per_s": end / (time.perf_counter() - began)}
+
+
+def _summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Medians, and the range of the speed."""
+    speeds = [run["events_per_s"] for run in runs]
+    summary: dict[str, Any] = {"events_per_s": round(median(speeds)), "range": [round(min(speeds)), round(max(speeds))]}
+    for name in ("p50_ms", "p99_ms"):
+        if name in runs[0]:
+            summary[name] = round(median(run[name] for run in runs), 3)
+    if "stage_us_per_event" in runs[0]:
+        stages = {stage: median(run["stage_us_per_event"][stage] for run in runs) for stage in STAGES}
+        rest = 1e6 / median(speeds) - sum(stages.values())
+        summary["stage_us_per_event"] = {name: round(value, 3) for name, value in {**stages, "rest": rest}.items()}
+    return summary
+
+
+def _print_table(ours: dict[str, Any], peers: dict[str, Any]) -> None:
+    for line in _table({"pruned 4x": ours, **peers}):
+        print(line)
+
+
+def _table(figures: dict[str, Any]) -> Iterator[str]:
+    yield f"{'':<12} {'events/s':>10} {'range':>19} {'p50 ms':>8} {'p99 ms':>8}"
+    for who, row in figures.items():
+        spread = f"{row['range'][0]} - {row['range'][1]}"
+        latency = f"{row.get('p50_ms', float('nan')):>8.2f} {row.get('p99_ms', float('nan')):>8.2f}"
+        yield f"{who:<12} {row['events_per_s']:>10} {spread:>19} {latency}"
+    yield ""
+    yield f"{'us an event':<12} " + " ".join(f"{stage:>8}" for stage in (*STAGES, "rest"))
+    for who, row in figures.items():
+        if "stage_us_per_event" in row:
+            yield f"{who:<12} " + " ".join(f"{value:>8.2f}" for value in row["stage_us_per_event"].values())

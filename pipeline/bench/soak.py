@@ -1,0 +1,127 @@
+"""`graphsieve bench soak`: does a stream without end run in flat memory, and do the running sums hold?
+
+Ten million synthetic events with a ttl go through decoding and all four stages, in one process, without a log. The
+process's memory is read at each tenth of the way; the stream is warm once every node that will expire has begun to.
+At the end every list's sums are compared with a rebuild from its members' rows.
+"""
+
+import argparse
+import os
+import time
+import tomllib
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from pipeline.cache import Cache
+from pipeline.decoder import Decoder
+from pipeline.errors import DataError
+from pipeline.history import History
+from pipeline.lists import Lists
+from pipeline.log import JSON, Record
+from pipeline.model import Branch, Layer, Model
+from pipeline.schema import Schema, parse_schema
+from pipeline.scorer import Scorer
+from pipeline.transform import fit_transform
+from producers.synthetic import synthetic_events
+
+SCHEMA = Path("deploy/schemas/synthetic.toml")
+EVENTS = 10_000_000
+BATCH = 512
+FIT_EVENTS = 20_000  # enough for input tables and for layers of the usual scale
+WARM_SHARE = 0.3
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Run the stream; return memory along the way and the largest difference from a rebuild."""
+    if not SCHEMA.exists():
+        raise DataError(f"no file {SCHEMA}: run the bench in the root of the repository")
+    schema = parse_schema(tomllib.loads(SCHEMA.read_text(encoding="utf-8")), str(SCHEMA))
+    total = args.events or EVENTS
+    scorer, decoder = Scorer(some_model(schema)), Decoder(schema)
+    stream = enumerate(synthetic_events(seed=0, limit=total))
+    memory: list[tuple[int, float]] = []
+    done = bad = 0
+    began = time.perf_counter()
+    with tqdm(total=total, desc="soak", unit="event", unit_scale=True, disable=None) as bar:
+        while chunk := [Record(i, line, None, JSON, float("nan")) for i, line in islice(stream, BATCH)]:
+            events, wrong = decoder.decode(chunk)
+            scored = scorer.score(events)
+            if not np.isfinite(scored.score).all():
+                raise FloatingPointError(f"a score is not finite, events {done} to {done + len(chunk)}")
+            bad += len(wrong)
+            if done * 10 // total != (done + len(chunk)) * 10 // total:
+                memory.append((done + len(chunk), resident_mb()))
+            done += len(chunk)
+            bar.update(len(chunk))
+    seconds = time.perf_counter() - began
+    return _report(scorer, done, bad, seconds, memory)
+
+
+def some_model(schema: Schema, width: int = 16, seed: int = 0) -> Model:
+    """A model with random weights behind real input tables: memory and sums don't care what it learned."""
+    rng = np.random.default_rng(seed)
+    records = (Record(i, line, None, JSON, float("nan")) for i, line in enumerate(synthetic_events(seed, FIT_EVENTS)))
+    history = History(schema, records)
+    channels = len(schema.channel_names)
+    transform = fit_transform("quantile", history.raw_until(history.entries), schema.indicators)
+    branches = 1 + len(schema.relations)
+    layers = [
+        Layer([_branch(rng, inputs, width) for _ in range(branches)]) for inputs in (channels, branches * width)
+    ]
+    weight = rng.normal(0, 0.3, branches * width).astype(np.float32)
+    keep = np.arange(channels, dtype=np.int32)
+    return Model(schema, transform, keep, (layers[0], layers[1]), weight, bias=0.0, threshold=0.5)
+
+
+def _branch(rng: np.random.Generator, inputs: int, width: int) -> Branch:
+    weight = rng.normal(0, inputs**-0.5, (inputs, width)).astype(np.float32)
+    return Branch(np.arange(inputs, dtype=np.int32), weight, np.zeros(width, np.float32))
+
+
+def largest_drift(scorer: Scorer) -> float:
+    """Compare all means that the running sums give with a rebuild; return the largest difference.
+
+    A mean of transformed inputs or hidden features is of the order of 1, so the difference is absolute.
+    """
+    arrays = scorer.export()
+    links, lists = arrays["graph.links"], arrays["graph.lists"]
+    entered = links[: int(arrays["graph.meta"]["links_used"][0])]
+    entered = entered[entered["entered"] == 1]
+    half_life = np.array(scorer.model.schema.half_lives)[lists["relation"][entered["list"]]]
+    weight = np.exp2((entered["ts"] - lists["landmark"][entered["list"]]) / half_life)
+    total = np.bincount(entered["list"], weight, len(lists))
+    filled = lists["count"] > 0
+    pairs: list[tuple[Cache, Lists]] = [(scorer.inputs, scorer.input_lists), (scorer.hidden, scorer.hidden_lists)]
+    worst = 0.0
+    for cache, running in pairs:
+        for c in range(cache.rows.shape[1]):
+            sums = np.bincount(entered["list"], weight * cache.rows[entered["row"], c], len(lists))[filled]
+            mean, kept = sums / total[filled], running.sums[: len(lists), c][filled] / lists["weight"][filled]
+            worst = max(worst, float(np.abs(mean - kept).max(initial=0.0)))
+    return worst
+
+
+def resident_mb() -> float:
+    """Return this process's resident memory, MB."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def _report(scorer: Scorer, done: int, bad: int, seconds: float, memory: list[tuple[int, float]]) -> dict[str, Any]:
+    warm = [mb for events, mb in memory if events >= WARM_SHARE * done]
+    return {
+        "events": done,
+        "bad": bad,
+        "seconds": round(seconds, 1),
+        "events_per_s": round(done / seconds),
+        "rows": scorer.graph.row_count,
+        "lists": scorer.graph.list_count,
+        "expired": scorer.graph.expired_count,
+        "memory_mb": [round(mb, 1) for _, mb in memory],
+        "growth_after_warm_up": round(max(warm) / warm[0], 4),
+        "largest_difference_from_rebuild": largest_drift(scorer),
+    }

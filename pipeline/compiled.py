@@ -1,0 +1,38 @@
+"""How the hot loops are compiled, and where the machine code is kept: the only module that imports numba.
+
+numba's own cache looks at the file of a function and not at what it calls or which constants it read from other
+modules, so an upgrade could go on running old code. Here the folder's name is a digest of all compiled sources.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+
+from numba import config, njit
+
+# The modules with compiled functions, and those whose constants they take up; a test holds the list to the imports.
+SOURCES = ("compiled", "operations", "graph_state", "graph_lists", "graph_kernel", "lists", "cache", "transform")
+
+
+def _cache_folder() -> Path | None:
+    """Return a folder for this version's machine code, None where none can be made."""
+    digest = hashlib.sha256()
+    for name in SOURCES:
+        digest.update((Path(__file__).parent / f"{name}.py").read_bytes())
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    base = os.environ.get("NUMBA_CACHE_DIR") or Path(home) / "graphsieve" / "numba"
+    folder = Path(base) / digest.hexdigest()[:12]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return folder if os.access(folder, os.R_OK) else None
+
+
+_folder = _cache_folder()
+if _folder is not None:
+    config.CACHE_DIR = str(_folder)
+
+# No reference counts: nothing that is compiled here allocates, the caller holds every array, and counting all arrays of
+# the graph's state at every call of a small function made the loop four times slower.
+compiled = njit(cache=_folder is not None, nogil=True, _nrt=False)

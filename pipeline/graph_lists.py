@@ -1,0 +1,355 @@
+"""Lists of the graph: links, members and counters of lists, and the operations that follow from them.
+
+A *link* says that a row stands in a list. When its row is live the link has *entered*: the row is a member, its values
+are in the sums, it counts. Every change of a member is written to the operation log, with its weight.
+"""
+
+import numpy as np
+
+from pipeline.compiled import compiled
+from pipeline.graph_state import FAR, NEVER, PRECISION, Batch, Result, Rules, State
+from pipeline.operations import ADD, SCALE
+
+
+@compiled
+def find_link(g: State, own: int, row: int) -> int:
+    """The link of `row` in list `own`, or -1: walks the list and the row's links side by side, the shorter decides."""
+    by_list, by_row = g.lists[own].first, g.rows[row].links
+    while by_list >= 0 and by_row >= 0:
+        if g.links[by_list].row == row:
+            return by_list
+        if g.links[by_row].list == own:
+            return by_row
+        by_list, by_row = g.links[by_list].next, g.links[by_row].row_next
+    return -1
+
+
+# ---- links: who stands in which list ----
+
+
+@compiled
+def add_link(g: State, own: int, row: int, ts: float) -> int:
+    """Put `row` last in list `own`; it counts for nothing until it enters."""
+    meta = g.meta[0]
+    link = meta.free_link
+    if link >= 0:
+        meta.free_link = g.links[link].next
+    else:
+        link = meta.links_used
+        meta.links_used += 1
+    it = g.links[link]
+    it.list, it.row, it.ts, it.entered = own, row, ts, 0
+    it.next, it.prev = -1, g.lists[own].last
+    if it.prev >= 0:
+        g.links[it.prev].next = link
+    else:
+        g.lists[own].first = link
+    g.lists[own].last = link
+    g.lists[own].links += 1
+    it.row_prev, it.row_next = -1, g.rows[row].links
+    if it.row_next >= 0:
+        g.links[it.row_next].row_prev = link
+    g.rows[row].links = link
+    return link
+
+
+@compiled
+def remove_link(g: State, rules: Rules, out: Result, link: int) -> None:
+    """Take a link out of its list and free it; a list without links is forgotten with its counters."""
+    if g.links[link].entered:
+        leave(g, rules, out, link)
+    own = g.links[link].list
+    _splice(g, link)
+    g.lists[own].links -= 1
+    if g.lists[own].links == 0:
+        _forget_list(g, own)
+
+
+@compiled
+def _splice(g: State, link: int) -> None:
+    it = g.links[link]
+    if it.prev >= 0:
+        g.links[it.prev].next = it.next
+    else:
+        g.lists[it.list].first = it.next
+    if it.next >= 0:
+        g.links[it.next].prev = it.prev
+    else:
+        g.lists[it.list].last = it.prev
+    if it.row_prev >= 0:
+        g.links[it.row_prev].row_next = it.row_next
+    else:
+        g.rows[it.row].links = it.row_next
+    if it.row_next >= 0:
+        g.links[it.row_next].row_prev = it.row_prev
+    it.next = g.meta[0].free_link
+    g.meta[0].free_link = link
+
+
+@compiled
+def drop_list(g: State, out: Result, own: int) -> None:
+    """Empty a list at once: its owner is forgotten."""
+    while g.lists[own].first >= 0:
+        _splice(g, g.lists[own].first)
+    g.lists[own].links = 0
+    _empty(g, out, own)
+    _forget_list(g, own)
+
+
+@compiled
+def _forget_list(g: State, own: int) -> None:
+    it = g.lists[own]
+    it.counted_at, it.labelled_at = -np.inf, -np.inf
+    g.arrivals[own] = 0.0
+    if it.owner >= 0:
+        g.owner[it.owner, it.relation] = -1
+        it.owner = -1
+    _note_idle_list(g, own)
+
+
+@compiled
+def _note_idle_list(g: State, own: int) -> None:
+    if not g.lists[own].idle:
+        g.lists[own].idle = 1
+        g.idle_lists[g.meta[0].idle_lists] = own
+        g.meta[0].idle_lists += 1
+
+
+@compiled
+def note_idle_row(g: State, row: int) -> None:
+    if not g.rows[row].idle:
+        g.rows[row].idle = 1
+        g.idle_rows[g.meta[0].idle_rows] = row
+        g.meta[0].idle_rows += 1
+
+
+# ---- members: whose values a list's sums hold ----
+
+
+@compiled
+def enter(g: State, rules: Rules, out: Result, link: int, arrives: bool) -> None:
+    own, row = g.links[link].list, g.links[link].row
+    it = g.lists[own]
+    weight = 1.0
+    half_life = rules.half_lives[it.relation]
+    if half_life < np.inf:
+        if it.count == 0:
+            it.landmark = g.links[link].ts
+        elif (g.links[link].ts - it.landmark) / half_life > FAR:
+            _move_landmark(g, out, own, g.links[link].ts, half_life)
+        weight = np.exp2((g.links[link].ts - it.landmark) / half_life)
+    g.links[link].entered = 1
+    it.count += 1
+    _weigh(g, out, own, row, weight)
+    it.peak = max(it.peak, it.weight)
+    _count_member_label(g, rules, own, row, 1.0)
+    if arrives:
+        _count_arrival(g, rules, own)
+
+
+@compiled
+def leave(g: State, rules: Rules, out: Result, link: int) -> None:
+    own, row = g.links[link].list, g.links[link].row
+    it = g.lists[own]
+    g.links[link].entered = 0
+    it.count -= 1
+    _count_member_label(g, rules, own, row, -1.0)
+    if it.count == 0:
+        _empty(g, out, own)
+        return
+    _weigh(g, out, own, row, -_weight(g, rules, link))
+    if it.weight < PRECISION * it.peak:
+        _sum_anew(g, rules, out, own)
+
+
+@compiled
+def _weight(g: State, rules: Rules, link: int) -> float:
+    it = g.lists[g.links[link].list]
+    half_life = rules.half_lives[it.relation]
+    return np.exp2((g.links[link].ts - it.landmark) / half_life) if half_life < np.inf else 1.0
+
+
+@compiled
+def _weigh(g: State, out: Result, own: int, row: int, weight: float) -> None:
+    fresh = g.rows[row].fresh
+    push(g, out, ADD, own, ~fresh if fresh >= 0 else row, weight)
+    g.lists[own].weight += weight
+    for d in range(g.levels.shape[1]):
+        g.level_sums[own, d] += weight * g.levels[row, d]
+
+
+@compiled
+def _empty(g: State, out: Result, own: int) -> None:
+    """No member is left: the sums start again at exactly 0."""
+    it = g.lists[own]
+    it.count, it.labelled_count, it.spam_count = 0, 0, 0
+    it.weight, it.peak = 0.0, 0.0
+    g.level_sums[own] = 0.0
+    g.labelled[own] = 0.0
+    g.spam[own] = 0.0
+    push(g, out, SCALE, own, 0, 0.0)
+
+
+@compiled
+def _move_landmark(g: State, out: Result, own: int, ts: float, half_life: float) -> None:
+    """Weights grow with time, the mean doesn't care: scale them back before they grow too large."""
+    it = g.lists[own]
+    factor = np.exp2((it.landmark - ts) / half_life)
+    it.landmark = ts
+    it.weight *= factor
+    it.peak *= factor
+    for d in range(g.levels.shape[1]):
+        g.level_sums[own, d] *= factor
+    # A factor of 0 is an underflow, not an empty list: the smallest weight is harmless and says so.
+    push(g, out, SCALE, own, 0, max(factor, 1e-300))
+
+
+@compiled
+def _sum_anew(g: State, rules: Rules, out: Result, own: int) -> None:
+    """The heaviest members have left and took the sums' digits along: add up those that stay."""
+    it = g.lists[own]
+    newest, link = -np.inf, it.first
+    while link >= 0:
+        if g.links[link].entered:
+            newest = max(newest, g.links[link].ts)
+        link = g.links[link].next
+    it.landmark, it.weight = newest, 0.0
+    g.level_sums[own] = 0.0
+    push(g, out, SCALE, own, 0, 0.0)
+    link = it.first
+    while link >= 0:
+        if g.links[link].entered:
+            _weigh(g, out, own, g.links[link].row, _weight(g, rules, link))
+        link = g.links[link].next
+    it.peak = it.weight
+
+
+# ---- counters ----
+
+
+@compiled
+def _count_arrival(g: State, rules: Rules, own: int) -> None:
+    now, it = g.meta[0].watermark, g.lists[own]
+    for a in range(len(rules.arrival_half_lives)):
+        g.arrivals[own, a] = 1.0 + g.arrivals[own, a] * np.exp2((it.counted_at - now) / rules.arrival_half_lives[a])
+    it.counted_at = now
+
+
+@compiled
+def count_label(g: State, rules: Rules, row: int, sign: float) -> None:
+    link = g.rows[row].links
+    while link >= 0:
+        if g.links[link].entered:
+            _count_member_label(g, rules, g.links[link].list, row, sign)
+        link = g.links[link].row_next
+
+
+@compiled
+def _count_member_label(g: State, rules: Rules, own: int, row: int, sign: float) -> None:
+    label = g.rows[row].label
+    if label < 0:
+        return
+    now, it = g.meta[0].watermark, g.lists[own]
+    it.labelled_count += int(sign)
+    it.spam_count += int(sign) * label
+    for h in range(len(rules.label_half_lives)):
+        fading = np.exp2((it.labelled_at - now) / rules.label_half_lives[h])
+        weight = sign * np.exp2((g.rows[row].label_ts - now) / rules.label_half_lives[h])
+        g.labelled[own, h] = max(0.0, g.labelled[own, h] * fading + weight)
+        g.spam[own, h] = max(0.0, g.spam[own, h] * fading + weight * label)
+    it.labelled_at = now
+
+
+@compiled
+def arrival_channels(g: State, rules: Rules, out: Result, entry: int, row: int) -> None:
+    """log1p of the list's count, of the seconds since its last arrival, and of its decayed arrival counts."""
+    now, c = g.meta[0].watermark, 0
+    for r in range(g.owner.shape[1]):
+        own = g.owner[row, r]
+        known = own >= 0 and g.lists[own].counted_at > -np.inf
+        out.channels[entry, c] = np.log1p(float(g.lists[own].count)) if own >= 0 else 0.0
+        out.channels[entry, c + 1] = np.log1p(now - g.lists[own].counted_at if known else NEVER)
+        c += 2
+        for a in range(len(rules.arrival_half_lives)):
+            value = 0.0
+            if known:
+                fading = np.exp2((g.lists[own].counted_at - now) / rules.arrival_half_lives[a])
+                value = np.log1p(g.arrivals[own, a] * fading)
+            out.channels[entry, c] = value
+            c += 1
+
+
+@compiled
+def label_channels(g: State, rules: Rules, out: Result, entry: int, row: int) -> None:
+    """The smoothed spam share among a list's labelled members, log1p of their count, the share with half-lives, and
+    the deviation of the row's own channels from the list's mean (0 from an empty list)."""
+    now, relations = g.meta[0].watermark, g.owner.shape[1]
+    c = relations * (2 + len(rules.arrival_half_lives))
+    pseudo = rules.strength * rules.prior
+    for r in range(relations):
+        own = g.owner[row, r]
+        labelled = float(g.lists[own].labelled_count) if own >= 0 else 0.0
+        spam = float(g.lists[own].spam_count) if own >= 0 else 0.0
+        out.channels[entry, c] = (spam + pseudo) / (labelled + rules.strength)
+        out.channels[entry, c + 1] = np.log1p(labelled)
+        c += 2
+        for h in range(len(rules.label_half_lives)):
+            value = rules.prior
+            if labelled > 0:
+                fading = np.exp2((g.lists[own].labelled_at - now) / rules.label_half_lives[h])
+                value = (g.spam[own, h] * fading + pseudo) / (g.labelled[own, h] * fading + rules.strength)
+            out.channels[entry, c] = value
+            c += 1
+    for r in range(relations):
+        own = g.owner[row, r]
+        for d in range(g.levels.shape[1]):
+            filled = own >= 0 and g.lists[own].count > 0
+            out.channels[entry, c] = g.levels[row, d] - g.level_sums[own, d] / g.lists[own].weight if filled else 0.0
+            c += 1
+
+
+# ---- the operation log ----
+
+
+@compiled
+def push(g: State, out: Result, kind: int, own: int, source: int, weight: float) -> None:
+    it = out.log[g.meta[0].operations]
+    it.kind, it.list, it.source, it.weight = kind, own, source, weight
+    g.meta[0].operations += 1
+
+
+@compiled
+def fits(g: State, out: Result, operations: int) -> bool:
+    g.meta[0].wanted = g.meta[0].operations + operations
+    return g.meta[0].wanted <= len(out.log)
+
+
+@compiled
+def worst_case(g: State, rules: Rules, batch: Batch, e: int) -> int:
+    """No event can need more operations than this."""
+    relations = g.owner.shape[1]
+    cost = 4 * relations + row_cost(g, rules, batch.row[e])
+    for i in range(batch.edge_start[e], batch.edge_start[e + 1]):
+        relation = batch.edge_relation[i]
+        for row in (batch.row[e], batch.edge_row[i]):
+            own = g.owner[row, relation]
+            cost += 6 + (g.lists[own].count if own >= 0 and _may_sum_anew(g, rules, own, 0.0) else 0)
+    return cost
+
+
+@compiled
+def row_cost(g: State, rules: Rules, row: int) -> int:
+    """Operations for a row to leave all its lists and enter them again."""
+    cost, link = 2 * g.owner.shape[1], g.rows[row].links
+    while link >= 0:
+        own = g.links[link].list
+        cost += 5 + (g.lists[own].count if _may_sum_anew(g, rules, own, _weight(g, rules, link)) else 0)
+        link = g.links[link].row_next
+    return cost
+
+
+@compiled
+def _may_sum_anew(g: State, rules: Rules, own: int, weight: float) -> bool:
+    it = g.lists[own]
+    fading = rules.half_lives[it.relation] < np.inf and weight == 0.0  # of a link not known yet
+    return fading or it.weight - weight < 2.0 * PRECISION * it.peak

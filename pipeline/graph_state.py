@@ -1,0 +1,142 @@
+"""What the graph remembers, as arrays: the fields of its rows, lists and links.
+
+Everything is an index into these; -1 is none. `graph` says what the whole means and its invariants; `graph_kernel` and
+`graph_lists` are the compiled code over them. All arrays are passed together, as one `State`.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+NODE, EDGE, SCORE, LABEL, RETRACT = 0, 1, 2, 3, 4  # as in `events`
+ABSENT, PLACEHOLDER, LIVE = 0, 1, 2  # states of a row
+APPLIED, DUPLICATE, UNKNOWN, EXPIRED = 0, 1, 2, 3  # outcomes of an event
+
+NEVER = 315_360_000.0  # seconds "since the last member" of a list that had none: ten years
+PRECISION = 1e-6  # a list is summed anew when less than this share of its largest weight is left
+FAR = 64.0  # half-lives that weights may grow before their reference time moves on
+
+Array = npt.NDArray[Any]
+
+
+class State(NamedTuple):
+    """Everything the graph remembers; see `graph` for the fields."""
+
+    rows: Array
+    lists: Array
+    links: Array
+    owner: Array  # (N, R) the list that a row reads
+    levels: Array  # (N, D) the row's deviating own channels
+    level_sums: Array  # (L, D) weighted, over the members
+    arrivals: Array  # (L, A) decayed arrival counts as of `counted_at`
+    labelled: Array  # (L, H) decayed counts of labelled members as of `labelled_at`
+    spam: Array  # (L, H) ... of the spam among them
+    meta: Array  # (1,) META
+    free_lists: Array  # stack; its height is meta.free_lists
+    idle_rows: Array  # rows that may be free at the end of the batch
+    idle_lists: Array
+
+
+class Rules(NamedTuple):
+    """What the schema says, as numbers."""
+
+    half_lives: Array  # (R,) seconds; inf: none
+    directed: Array  # (R,) bool
+    max_neighbours: Array  # (R,) 0: no bound
+    group_of: Array  # (R,) index among the group relations, -1 for an edge relation
+    arrival_half_lives: Array  # (A,)
+    label_half_lives: Array  # (H,)
+    prior: float
+    strength: float
+    ttl: float
+
+
+class Batch(NamedTuple):
+    """The events as numbers: names are rows and lists already."""
+
+    kind: Array  # (n,)
+    row: Array  # (n,)
+    ts: Array  # (n,)
+    label: Array  # (n,)
+    group_lists: Array  # (groups, n) list of each group key, -1 none
+    levels: Array  # (n, D)
+    edge_start: Array  # (n + 1,) the edges of event e are edge_start[e] .. edge_start[e + 1]
+    edge_relation: Array  # (m,)
+    edge_row: Array  # (m,) the row at the other end
+
+
+class Result(NamedTuple):
+    """What the loop fills in."""
+
+    outcome: Array  # (n,)
+    log: Array  # OPERATION; its length so far is meta.operations
+    entry_event: Array  # (n,) which event made entry b
+    previous: Array  # (n,) where the row's values were before: a row of the store, or ~entry
+    channels: Array  # (n, G) the channels that the graph gives entry b; nan: as at arrival
+
+
+ROW = np.dtype(
+    [
+        ("ts", "f8"),  # event time of its node event
+        ("label_ts", "f8"),  # watermark when its label came
+        ("links", "i4"),  # newest of its links
+        ("older", "i4"),  # neighbours in the expiry queue
+        ("newer", "i4"),
+        ("fresh", "i4"),  # its newest entry of this micro-batch; -1: the cache holds its values
+        ("state", "i1"),  # ABSENT, PLACEHOLDER, LIVE
+        ("label", "i1"),  # 1 spam, 0 not, -1 unknown
+        ("idle", "i1"),  # noted as perhaps free
+    ],
+    align=True,
+)
+LIST = np.dtype(
+    [
+        ("weight", "f8"),  # sum of the members' weights
+        ("peak", "f8"),  # the largest it was since it was last summed anew
+        ("landmark", "f8"),  # event time at which a weight is 1 (half-life)
+        ("counted_at", "f8"),  # watermark of the last arrival, the time of `arrivals`; -inf: none yet
+        ("labelled_at", "f8"),  # the time of `labelled` and `spam`
+        ("relation", "i4"),
+        ("owner", "i4"),  # row of an edge relation's list, -1 for a group's
+        ("first", "i4"),  # oldest and newest link
+        ("last", "i4"),
+        ("links", "i4"),
+        ("count", "i4"),  # links that have entered: the members
+        ("labelled_count", "i4"),
+        ("spam_count", "i4"),
+        ("idle", "i1"),
+    ],
+    align=True,
+)
+LINK = np.dtype(
+    [
+        ("ts", "f8"),  # the age that a half-life weighs: the node's, or the edge's
+        ("list", "i4"),
+        ("row", "i4"),
+        ("prev", "i4"),  # in the list
+        ("next", "i4"),
+        ("row_prev", "i4"),  # among the row's links
+        ("row_next", "i4"),
+        ("entered", "i1"),
+    ],
+    align=True,
+)
+META = np.dtype(
+    [
+        ("watermark", "f8"),
+        ("expired", "i8"),  # nodes that ttl has removed so far
+        ("oldest", "i4"),  # ends of the expiry queue
+        ("newest", "i4"),
+        ("present", "i4"),  # its length
+        ("free_link", "i4"),  # head of the chain of free links
+        ("links_used", "i4"),
+        ("free_lists", "i4"),
+        ("idle_rows", "i4"),
+        ("idle_lists", "i4"),
+        ("entries", "i4"),  # of this micro-batch
+        ("operations", "i8"),
+        ("wanted", "i8"),  # the log's length that the next step asks for
+    ],
+    align=True,
+)
