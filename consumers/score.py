@@ -26,14 +26,14 @@ from pipeline.config import Config
 from pipeline.decoder import Decoder
 from pipeline.errors import LogError, SnapshotError
 from pipeline.events import BadEvent, EventBatch
-from pipeline.graph import EXPIRED, OUTCOMES
+from pipeline.graph_state import EXPIRED
 from pipeline.log import Log, Record
 from pipeline.messages import dead_letters, score_messages
 from pipeline.model import Model
 from pipeline.schema import EVENT_TYPES
 from pipeline.scorer import Scored, Scorer
 from pipeline.snapshot import SnapshotStore, read_manifest, read_snapshot
-from pipeline.stats import ServiceStats
+from pipeline.stats import OUTCOMES, ServiceStats
 
 POLL_SECONDS = 0.1  # the longest that a stop goes unnoticed
 REPLAY_RECORDS = 4096  # a read while recovering
@@ -78,8 +78,9 @@ class ScoreConsumer:
             wanted = min(REPLAY_RECORDS, committed - self.position)
             records = self.log.read_batch(self.config.topics.events, self.position, wanted, 0.0)
             if not records:
+                group = self.config.score.group
                 raise LogError(
-                    f"the log ends at {self.position}, but group {self.config.score.group!r} has committed {committed}: "
+                    f"the log ends at {self.position}, but group {group!r} has committed {committed}: "
                     "events were removed; start with another --group and an empty --state"
                 )
             events, _ = self._decoder.decode(records)
@@ -196,7 +197,8 @@ class ScoreConsumer:
         pairs = np.bincount(events.kind.astype(np.int64) * len(OUTCOMES) + scored.outcome).tolist()
         for pair, count in enumerate(pairs):
             if count:
-                stats.count_events(EVENT_TYPES[pair // len(OUTCOMES)], OUTCOMES[pair % len(OUTCOMES)], count)
+                kind, outcome = divmod(pair, len(OUTCOMES))
+                stats.count_events(EVENT_TYPES[kind], OUTCOMES[outcome], count)
         undecoded = sum(event.reason != "expired" for event in bad)
         stats.count_events("other", "bad", undecoded)
         for event in bad:

@@ -150,7 +150,8 @@ def _replay(args: Args) -> dict[str, Any]:
             )  # fmt: skip
         finally:
             log.close()
-    return {"events": report.events, "seconds": round(report.seconds, 3), "events_per_s": round(report.events_per_second)}
+    speed = round(report.events_per_second)
+    return {"events": report.events, "seconds": round(report.seconds, 3), "events_per_s": speed}
 
 
 def _score(args: Args) -> dict[str, Any]:
@@ -236,8 +237,13 @@ def _inspect(args: Args) -> dict[str, Any]:
 
 def _demo(args: Args) -> dict[str, Any]:
     from pipeline.demo import demo
+    from pipeline.demo_report import table
 
-    return demo(args.out, args.seed, _say)
+    report = demo(args.out, args.seed, _say)
+    if args.json:
+        return report
+    print(table(report))
+    return {}
 
 
 def _bench(args: Args) -> dict[str, Any]:
@@ -428,8 +434,8 @@ def _add_offline(command: Callable[..., argparse.ArgumentParser]) -> None:
     prune.add_argument("model", type=Path, metavar="MODEL")
     prune.add_argument("events", type=Path, metavar="EVENTS", help="the log that the model was trained on")
     prune.add_argument("--budget", type=float, default=4.0, help="4: a quarter of the work a target (default)")
-    prune.add_argument("--scheme", choices=("batched", "full"), default="batched",
-                       help="batched prunes the relations harder than self; full gives all branches one choice")  # fmt: skip
+    schemes = "batched prunes the relations harder than self; full gives all branches one choice"
+    prune.add_argument("--scheme", choices=("batched", "full"), default="batched", help=schemes)
     prune.add_argument("--method", choices=("lasso", "random", "first", "magnitude"), default="lasso")
     for added in (train, prune):
         added.add_argument("--seed", type=int, default=0)
@@ -491,7 +497,8 @@ def _add_looking(command: Callable[..., argparse.ArgumentParser]) -> None:
     demo = command("demo", _demo, "train, prune and serve a synthetic stream", "graphsieve demo --out demo")
     demo.add_argument("--out", type=Path, default=Path("demo"), metavar="FOLDER", help="(default demo)")
     demo.add_argument("--seed", type=int, default=0)
-    bench = command("bench", _bench, "measure: embedded (log to scores) or soak (a long stream)", "graphsieve bench embedded")
+    about = "measure: embedded (log to scores) or soak (a long stream)"
+    bench = command("bench", _bench, about, "graphsieve bench embedded")
     bench.add_argument("which", choices=("embedded", "soak"))
     bench.add_argument("--events", type=_positive, help="how many events (default: the bench's own)")
     bench.add_argument("--repeats", type=_positive, default=3)

@@ -6,9 +6,11 @@ modules, so an upgrade could go on running old code. Here the folder's name is a
 
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
-from numba import config, njit
+import numba
 
 # The modules with compiled functions, and those whose constants they take up; a test holds the list to the imports.
 SOURCES = ("compiled", "operations", "graph_state", "graph_lists", "graph_kernel", "lists", "cache", "transform")
@@ -31,8 +33,15 @@ def _cache_folder() -> Path | None:
 
 _folder = _cache_folder()
 if _folder is not None:
-    config.CACHE_DIR = str(_folder)
+    numba.config.CACHE_DIR = str(_folder)  # type: ignore[attr-defined]  # numba's settings are made at run time
 
 # No reference counts: nothing that is compiled here allocates, the caller holds every array, and counting all arrays of
 # the graph's state at every call of a small function made the loop four times slower.
-compiled = njit(cache=_folder is not None, nogil=True, _nrt=False)
+_jit: Any = numba.njit(cache=_folder is not None, nogil=True, _nrt=False)  # type: ignore[call-overload]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def compiled(function: F) -> F:
+    """Compile `function` at its first call, or take it from the cache."""
+    return _jit(function)  # type: ignore[no-any-return]

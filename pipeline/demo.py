@@ -22,12 +22,10 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from pipeline.demo_report import draw, judged_scores
 from pipeline.errors import ConfigError, GraphsieveError
@@ -71,13 +69,15 @@ def demo(out: Path, seed: int, say: Say, scale: Scale = FULL) -> Report:
     if not SCHEMA.is_file():
         raise ConfigError(f"no {SCHEMA}: run the demo in a clone of the repository, installed with `make install`")
     _make_empty(out)
-    with _sigterm_unwinds(), Commands(out) as commands:
+    with _commands(out) as commands:
         report: Report = {"seed": seed, "events": scale.events, "unseen": scale.unseen, "served": scale.served}
         report |= _learn(commands, seed, say, scale)
         report |= _serve(commands, say, scale)
         report |= _compare(commands, say, scale)
-    scores = [judged_scores(out / f"{name}.jsonl", out / "unseen.jsonl", scale.history) for name in ("before", "after")]
-    draw(report, *scores, out / "report.png")
+    before, after = (
+        judged_scores(out / f"{n}.jsonl", out / "unseen.jsonl", scale.history) for n in ("before", "after")
+    )
+    draw(report, before, after, out / "report.png")
     report["picture"] = str(out / "report.png")
     (out / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return report
@@ -110,7 +110,8 @@ def _serve(commands: "Commands", say: Say, scale: Scale) -> Report:
     say(f"score the history with the model pruned {scale.served}x, as fast as it goes")
     caught_up = _catch_up(commands, model, "log", "history.jsonl")
     live, latency = _live(commands, model, say, scale)
-    return {"caught_up_after": caught_up, "live": live, "latency_buckets": latency}
+    offered = round(scale.unseen / scale.live_seconds)
+    return {"caught_up_after": caught_up, "live": live, "live_events_per_s": offered, "latency_buckets": latency}
 
 
 def _compare(commands: "Commands", say: Say, scale: Scale) -> Report:
@@ -164,6 +165,7 @@ def _live(commands: "Commands", model: str, say: Say, scale: Scale) -> tuple[Rep
 
     commands.wait_until(all_committed, consumer)
     commands.result(producer)
+    metrics = _metrics(port)  # the last micro-batch is counted now, too
     consumer.terminate()  # SIGTERM: it finishes its batch, writes a snapshot, and exits with 0
     return commands.result(consumer), _latency_buckets(metrics)
 
@@ -173,23 +175,10 @@ def _live(commands: "Commands", model: str, say: Say, scale: Scale) -> tuple[Rep
 
 @dataclass
 class Commands:
-    """Runs `graphsieve` commands in a folder; none outlives the `with`."""
+    """Runs `graphsieve` commands in a folder."""
 
     folder: Path
     _said: dict[Process, Path] = field(default_factory=dict, init=False)  # what each said goes to a file
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for process in self._said:
-            process.kill()  # nothing of theirs is worth waiting for; one that has ended is left alone
-        for process in self._said:
-            process.wait()
-            if process.stdout:
-                process.stdout.close()
 
     def start(self, *words: str) -> Process:
         # -P: a folder `pipeline` where the user stands is none of ours. The user's knobs would make it another demo.
@@ -213,11 +202,11 @@ class Commands:
     def run(self, *words: str) -> Report:
         return self.result(self.start(*words))
 
-    def run_together(self, lines: list[tuple[str, ...]]) -> list[Report]:
+    def run_together(self, lines: Sequence[tuple[str, ...]]) -> list[Report]:
         """Run commands side by side, two at a time; return their reports."""
-        reports = []
+        reports: list[Report] = []
         for first in range(0, len(lines), 2):
-            reports += list(map(self.result, [self.start(*words) for words in lines[first : first + 2]]))
+            reports += map(self.result, [self.start(*words) for words in lines[first : first + 2]])
         return reports
 
     def wait_until(self, done: Callable[[], bool], consumer: Process) -> None:
@@ -231,6 +220,14 @@ class Commands:
                 raise GraphsieveError(f"waited {PATIENCE_SECONDS:.0f} s for the live consumer: see {self.folder}/logs")
             time.sleep(0.1)
 
+    def end(self) -> None:
+        """Kill what still runs: nothing of it is worth waiting for."""
+        for process in self._said:
+            process.kill()
+            process.wait()
+            if process.stdout:
+                process.stdout.close()
+
     def _failure(self, process: Process) -> GraphsieveError:
         said = self._said[process]
         lines = said.read_text(encoding="utf-8", errors="replace").split("\n")
@@ -240,12 +237,14 @@ class Commands:
 
 
 @contextlib.contextmanager
-def _sigterm_unwinds() -> Iterator[None]:
-    """Let SIGTERM leave through every `with`, so that no process stays behind."""
+def _commands(folder: Path) -> Iterator[Commands]:
+    """Give commands a folder, and end them however this is left: SIGTERM, too, takes this way."""
+    commands = Commands(folder)
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        yield
+        yield commands
     finally:
+        commands.end()
         signal.signal(signal.SIGTERM, before)
 
 
@@ -262,12 +261,11 @@ def _make_empty(out: Path) -> None:
 
 
 def _cut(folder: Path, scale: Scale) -> None:
-    """Cut the stream into what is learnt from and what is not seen before it is served."""
-    with (folder / "stream.jsonl").open("rb") as lines:
-        for name, count in (("history", scale.history), ("unseen", scale.unseen)):
-            (folder / f"{name}.jsonl").write_bytes(b"".join(islice(lines, count)))
-    with (folder / "stream.jsonl").open("rb") as lines:
-        (folder / "short.jsonl").write_bytes(b"".join(islice(lines, scale.audited_events)))
+    """Cut the stream into what is learnt from and what is not seen before it is served; copy its first part, too."""
+    parts = {"history": (0, scale.history), "unseen": (scale.history, scale.events), "short": (0, scale.audited_events)}
+    lines = (folder / "stream.jsonl").read_bytes().splitlines(keepends=True)
+    for name, (start, stop) in parts.items():
+        (folder / f"{name}.jsonl").write_bytes(b"".join(lines[start:stop]))
 
 
 def _seconds_between_ends(events: Path) -> float:

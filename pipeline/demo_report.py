@@ -21,8 +21,16 @@ from pipeline.stats import STAGES
 Report = dict[str, Any]
 Floats = npt.NDArray[np.float64]
 
-INK, FAINT, GRID = "#1f2933", "#7b8794", "#e4e7eb"
-BEFORE, AFTER, RANDOM, SPAM = "#9aa5b1", "#2563eb", "#d97706", "#dc2626"
+INK, FAINT, GRID = "#1f2933", "#616e7c", "#e4e7eb"
+GREY, BLUE, ORANGE, RED = "#9aa5b1", "#2563eb", "#d97706", "#dc2626"
+STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans", "font.size": 12, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": FAINT,
+    "xtick.color": FAINT, "ytick.color": FAINT, "axes.titlesize": 14, "axes.titleweight": "bold",
+    "axes.titlelocation": "left", "axes.titlepad": 12.0, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.grid": True, "grid.color": GRID, "axes.axisbelow": True, "legend.frameon": False,
+    "figure.constrained_layout.w_pad": 0.2, "figure.constrained_layout.h_pad": 0.15,
+    "figure.constrained_layout.wspace": 0.03, "figure.constrained_layout.hspace": 0.05,
+}  # fmt: skip
 
 
 class Judged(NamedTuple):
@@ -74,8 +82,8 @@ def _lines(report: Report) -> Iterator[str]:
     yield "as fast as it goes, micro-batches of up to 512 events"
     yield _row("events/s, log to committed scores", fast_before["events_per_s"], fast_after["events_per_s"], "12,d")
     for stage in STAGES:
-        microseconds = (1e6 * one["stages"][stage]["total_s"] / one["events"] for one in (fast_before, fast_after))
-        yield _row(f"stage {stage}, µs an event", *microseconds, "12.2f")
+        spent = [1e6 * one["stages"][stage]["total_s"] / one["events"] for one in (fast_before, fast_after)]
+        yield _row(f"stage {stage}, µs an event", spent[0], spent[1], "12.2f")
     yield ""
     yield from _live_lines(report)
     yield ""
@@ -88,16 +96,18 @@ def _lines(report: Report) -> Iterator[str]:
         yield f"  {budget:<12}{lasso['multiply_adds']:>14,d}{lasso['ap']:>16.4f}{random['ap']:>14.4f}"
     yield ""
     audit = report["audit"]
-    yield f"audit: {audit['compared']} scores recomputed by the slow twin, largest difference {audit['max_abs_difference']:.1g}"
+    difference = f"{audit['max_abs_difference']:.1g}"
+    yield f"audit: {audit['compared']} scores recomputed by the slow twin, largest difference {difference}"
     yield f"picture: {report['picture']}"
 
 
 def _live_lines(report: Report) -> Iterator[str]:
     live = report["live"]
-    yield f"live, {report['live_events_per_s']:,} events/s offered, all scored, nothing lost at the stop"
-    yield f"  {'event read to score committed, ms':36}{'p50':>9}{live['p50_ms']:>9.2f}{'p99':>9}{live['p99_ms']:>9.2f}"
-    medians = [f"{stage} {live['stages'][stage]['p50_us'] / 1e3:.2f}" for stage in STAGES]
-    yield f"  {'stages, ms a micro-batch (p50)':36}{'   '.join(medians)}"
+    stopped = f"stopped by SIGTERM at position {live['position']:,} of {report['events']:,}"
+    yield f"live, {report['live_events_per_s']:,} events/s on average; {stopped}"
+    yield f"  {'event read to score committed, ms':36}{'p50':>6}{live['p50_ms']:6.1f}{'p99':>6}{live['p99_ms']:6.1f}"
+    for stage in STAGES:
+        yield f"  {f'stage {stage}, ms a micro-batch':36}{'p50':>6}{live['stages'][stage]['p50_us'] / 1e3:6.2f}"
 
 
 def _row(name: str, before: float, after: float, form: str) -> str:
@@ -109,94 +119,94 @@ def _row(name: str, before: float, after: float, form: str) -> str:
 
 def draw(report: Report, before: Judged, after: Judged, path: Path) -> None:
     """Draw the report: ROC, pruning curve, latency, and the scores as they were published."""
-    style = {
-        "font.family": "DejaVu Sans", "font.size": 12, "text.color": INK, "axes.labelcolor": INK,
-        "axes.edgecolor": FAINT, "xtick.color": FAINT, "ytick.color": FAINT, "axes.titlesize": 14,
-        "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.titlepad": 12.0, "axes.spines.top": False,
-        "axes.spines.right": False, "axes.grid": True, "grid.color": GRID, "axes.axisbelow": True,
-        "legend.frameon": False,
-    }  # fmt: skip
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(16, 10), dpi=100, layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.25, h_pad=0.2, wspace=0.04, hspace=0.06)
+        grid = figure.add_gridspec(2, 3, height_ratios=(1.0, 0.95))
         figure.suptitle(_headline(report), x=0.012, ha="left", fontsize=17, fontweight="bold")
-        grid = figure.add_gridspec(2, 3, height_ratios=(1.0, 0.9))
         _draw_roc(figure.add_subplot(grid[0, 0]), report, before, after)
         _draw_curve(figure.add_subplot(grid[0, 1]), report)
         _draw_latency(figure.add_subplot(grid[0, 2]), report)
-        _draw_stream(figure.add_subplot(grid[1, :]), report, after)
-        figure.savefig(path, facecolor="white")
+        _draw_stream(figure.add_subplot(grid[1, :]), after, report["after"]["threshold"])
+        figure.savefig(path, facecolor="white", pil_kwargs={"optimize": True})
 
 
 def _headline(report: Report) -> str:
     live = report["live"]
     return (
-        f"{live['scored']:,} new reviews scored live by the model pruned {report['served']}x:"
+        f"{live['scored']:,} reviews scored as they came, by the model pruned {report['served']}x:"
         f" half within {live['p50_ms']:.1f} ms, 99 % within {live['p99_ms']:.1f} ms"
     )
 
 
 def _draw_roc(axes: Axes, report: Report, before: Judged, after: Judged) -> None:
-    for judged, name, colour, width in ((before, "unpruned", BEFORE, 4.5), (after, f"pruned {report['served']}x", AFTER, 2.0)):
-        figures = report["before" if judged is before else "after"]
-        order = np.argsort(-judged.score, kind="stable")
-        hits = np.cumsum(judged.spam[order]) / judged.spam.sum()
-        false_alarms = np.cumsum(~judged.spam[order]) / (~judged.spam).sum()
-        label = f"{name}: AUROC {figures['auroc']:.3f}, AP {figures['ap']:.3f}"
-        axes.plot([0, *false_alarms], [0, *hits], color=colour, linewidth=width, label=label)
-    axes.plot([0, 1], [0, 1], color=GRID, linewidth=1.5, zorder=1)
-    axes.set(title="ROC on the unseen part", xlabel="share of honest reviews flagged", ylabel="share of spam flagged",
-             xlim=(-0.01, 1), ylim=(0, 1.01))  # fmt: skip
+    served = f"pruned {report['served']}x"
+    for judged, key, name, colour, width in (
+        (before, "before", "unpruned", GREY, 5.0),
+        (after, "after", served, BLUE, 2.0),
+    ):
+        falling = judged.spam[np.argsort(-judged.score, kind="stable")]
+        false_alarms, hits = np.cumsum(~falling) / (~falling).sum(), np.cumsum(falling) / falling.sum()
+        label = f"{name}: AUROC {report[key]['auroc']:.3f}, AP {report[key]['ap']:.3f}"
+        axes.plot(false_alarms, hits, color=colour, linewidth=width, label=label)
+    axes.set(title="ROC on the unseen part", xscale="log", xlim=(1e-3, 1.0), ylim=(0.0, 1.02))
+    axes.set(xlabel="share of honest reviews flagged", ylabel="share of spam flagged")
+    axes.set_xticks([1e-3, 1e-2, 1e-1, 1.0], ["0.1 %", "1 %", "10 %", "100 %"])
+    axes.minorticks_off()
     axes.legend(loc="lower right")
 
 
 def _draw_curve(axes: Axes, report: Report) -> None:
-    whole = report["curve"][0]["lasso"]
+    curve, whole = report["curve"], report["curve"][0]["lasso"]
     start = (whole["multiply_adds_before"], whole["before"]["ap"])
-    for method, colour, name in (("random", RANDOM, "channels kept at random"), ("lasso", AFTER, "kept by the LASSO")):
-        points = [start, *((point[method]["multiply_adds"], point[method]["ap"]) for point in report["curve"])]
+    for method, colour, name in (("random", ORANGE, "channels chosen at random"), ("lasso", BLUE, "by the LASSO")):
+        points = [start, *((point[method]["multiply_adds"], point[method]["ap"]) for point in curve)]
         axes.plot(*zip(*points, strict=True), color=colour, linewidth=2.0, marker="o", markersize=7, label=name)
-    ticks = {start[0]: "unpruned"} | {p["lasso"]["multiply_adds"]: f"{p['budget']}x" for p in report["curve"]}
+    ticks = {start[0]: "unpruned"} | {point["lasso"]["multiply_adds"]: f"{point['budget']}x" for point in curve}
     axes.set_xscale("log", base=2)
     axes.set_xticks(list(ticks), [f"{name}\n{adds:,}" for adds, name in ticks.items()])
     axes.minorticks_off()
     axes.invert_xaxis()
-    values = [point[method]["ap"] for point in report["curve"] for method in ("lasso", "random")] + [start[1]]
-    margin = max(0.02, max(values) - min(values))
-    axes.set(title="Pruning", xlabel="multiply-adds a target", ylabel="AP on the test part of the history",
-             ylim=(min(values) - margin, max(values) + margin))  # fmt: skip
+    lowest = min(point[method]["ap"] for point in curve for method in ("lasso", "random"))
+    axes.set_ylim(min(lowest, start[1] - 0.05) - 0.01, start[1] + 0.02)  # so wide that noise looks like no cliff
+    axes.set(title="Pruning", xlabel="multiply-adds a target", ylabel="AP on the test part of the history")
     axes.legend(loc="lower left")
 
 
 def _draw_latency(axes: Axes, report: Report) -> None:
-    names, cumulative = list(report["latency_buckets"]), list(report["latency_buckets"].values())
-    counts = np.diff([0, *cumulative])
-    used = np.flatnonzero(counts)
-    shown = range(max(0, used[0] - 1), min(used[-1] + 2, len(names)))
-    axes.bar(range(len(shown)), 100 * counts[shown] / counts.sum(), width=0.9, color=AFTER)
-    labels = [f"{1e3 * float(names[i]):g}" if names[i] != "+Inf" else "more" for i in shown]
-    axes.set_xticks(np.arange(len(shown)) + 0.5, labels)
+    names = list(report["latency_buckets"])
+    shares = np.diff([0, *report["latency_buckets"].values()]) / max(report["latency_buckets"]["+Inf"], 1)
+    used = np.flatnonzero(shares >= 0.001)
+    shown = np.arange(max(0, used[0] - 1), min(used[-1] + 2, len(names)))
+    bars = axes.bar(shown, 100 * shares[shown], width=0.94, color=BLUE)
+    axes.bar_label(
+        bars, [f"{100 * share:.0f} %" if share >= 0.005 else "" for share in shares[shown]], padding=3, color=FAINT
+    )
+    ends = ["∞" if names[i] == "+Inf" else f"{1e3 * float(names[i]):g}" for i in shown]
+    axes.set_xticks(
+        shown + 0.5, ends, rotation=90 if len(shown) > 10 else 0
+    )  # a bar's right end is the latency that its scores stay within
     axes.grid(axis="x", visible=False)
-    axes.set(title="Latency, event read to score committed", xlabel="up to … ms (the buckets of /metrics)",
-             ylabel="% of scores")  # fmt: skip
-    live = report["live"]
-    text = f"p50  {live['p50_ms']:.1f} ms\np99  {live['p99_ms']:.1f} ms\n{report['live_events_per_s']:,} events/s"
-    axes.annotate(text, (0.03, 0.97), xycoords="axes fraction", va="top", linespacing=1.5)
+    axes.set(title="Latency, read to committed", ylim=(0, 112 * shares.max()))
+    axes.set(xlabel="ms, the buckets of /metrics", ylabel="% of scores")
 
 
-def _draw_stream(axes: Axes, report: Report, judged: Judged) -> None:
-    """Every judged score at its time, on a log-odds scale; spam in red, over the honest."""
+def _draw_stream(axes: Axes, judged: Judged, threshold: float) -> None:
+    """Every judged score at its time, in log-odds; spam over the rest."""
     days = (judged.ts - judged.ts.min()) / 86400.0
-    odds = np.log10(np.clip(judged.score, 1e-4, 1 - 1e-4) / (1 - np.clip(judged.score, 1e-4, 1 - 1e-4)))
-    for mask, colour, size, alpha, name in (
-        (~judged.spam, BEFORE, 7, 0.5, "honest, as a label said later"),
-        (judged.spam, SPAM, 12, 0.7, "spam"),
-    ):
-        axes.scatter(days[mask], odds[mask], s=size, color=colour, alpha=alpha, linewidths=0, label=name)
-    threshold = report["after"]["threshold"]
-    axes.axhline(np.log10(threshold / (1 - threshold)), color=INK, linewidth=1.2, linestyle="--")
-    ticks = [t for t in (0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999)]
-    axes.set_yticks([np.log10(t / (1 - t)) for t in ticks], [f"{t:g}" for t in ticks])
-    axes.set(title="Every score at the moment it was published; campaigns stand out as red columns",
-             xlabel="days of event time", ylabel="score", xlim=(0, days.max() * 1.002))  # fmt: skip
-    axes.legend(loc="upper right", markerscale=2.5)
+    for spam, colour, size, name in ((False, GREY, 9, "honest"), (True, RED, 14, "spam")):
+        chosen = judged.spam == spam
+        odds = _log_odds(judged.score[chosen])
+        axes.scatter(days[chosen], odds, s=size, color=colour, linewidths=0, label=name)
+    height = float(_log_odds(np.array(threshold)))
+    axes.axhline(height, color=INK, linewidth=1.2, linestyle=(0, (6, 4)), label="threshold")
+    ticks = np.array([0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999])
+    axes.set_yticks(_log_odds(ticks), [f"{tick:g}" for tick in ticks])
+    axes.set(title="Scores as published, coloured by the label that came later: campaigns are columns")
+    axes.set(xlabel="days of event time (to the right fewer labels have come yet)", ylabel="score")
+    axes.set(xlim=(-0.02, days.max() + 0.02))
+    axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3, markerscale=2.5, borderaxespad=0.2)
+
+
+def _log_odds(score: Floats) -> Floats:
+    clipped = np.clip(score, 1e-5, 1.0 - 1e-5)
+    return np.asarray(np.log(clipped / (1.0 - clipped)))

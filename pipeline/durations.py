@@ -19,10 +19,11 @@ def parse_duration(text: str) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """Return `seconds` with the largest unit that leaves a number of at least 1.
+    """Return `seconds` to three digits, with the largest unit that leaves a number of at least 1.
 
-    >>> format_duration(86400), format_duration(90), format_duration(0.010)
-    ('1d', '1.5m', '10ms')
+    >>> format_duration(86400), format_duration(90), format_duration(0.010), format_duration(86_356_800)
+    ('1d', '1.5m', '10ms', '1000d')
     """
     unit = max((u for u in _SECONDS if u != "w" and _SECONDS[u] <= seconds), key=_SECONDS.__getitem__, default="ms")
-    return f"{seconds / _SECONDS[unit]:.3g}{unit}"
+    rounded = float(f"{seconds / _SECONDS[unit]:.3g}")
+    return f"{rounded:.15g}{unit}"  # .3g alone would write 1000 as 1e+03

@@ -12,6 +12,7 @@ n samples, K_b channels of branch b, O outputs a branch.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,7 @@ from pipeline.history import Split
 from pipeline.model import Branch, Layer
 
 Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
 EPSILON = 1e-4  # a channel that hardly varies is not blown up
 
 
@@ -47,10 +49,23 @@ class Fitted:
     epochs: int
 
 
+class _Linear(nn.Module):
+    """nn.Linear, also without inputs or outputs, as pruning may leave a branch."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        bound = max(inputs, 1) ** -0.5
+        self.weight = nn.Parameter(torch.empty(outputs, inputs).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(outputs).uniform_(-bound, bound))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(x, self.weight, self.bias)
+
+
 class _Network(nn.Module):
     def __init__(self, widths: Sequence[int], outputs: Sequence[int], dropout: float) -> None:
         super().__init__()
-        self.branches = nn.ModuleList(nn.Linear(k, o) for k, o in zip(widths, outputs, strict=True))
+        self.branches = nn.ModuleList(_Linear(k, o) for k, o in zip(widths, outputs, strict=True))
         self.norm = nn.BatchNorm1d(sum(outputs), eps=EPSILON, affine=False)
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(sum(outputs), 1)
@@ -105,12 +120,12 @@ def _train(
     bar = tqdm(range(1, options.epochs + 1), desc=title, unit="epoch", leave=False, disable=None)
     for epoch in bar:
         network.train()
-        for chosen in torch.randperm(split.train.stop, generator=generator).split(options.batch_size):
+        for chosen in torch.split(torch.randperm(split.train.stop, generator=generator), options.batch_size):
             if len(chosen) == 1:  # the normalisation of one sample is undefined
                 continue
             optimizer.zero_grad()
             loss = loss_of(network([block[chosen] for block in blocks]), truth[chosen])
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
         ap = _validation_ap(network, blocks, truth, split)
         bar.set_postfix(validation_ap=f"{ap:.4f}")
@@ -140,11 +155,11 @@ def _scale(block: Floats) -> tuple[Floats, Floats]:
     return mean.astype(np.float32), deviation.astype(np.float32)
 
 
-def _output_scale(network: _Network, blocks: list[torch.Tensor], split: Split) -> tuple[torch.Tensor, torch.Tensor]:
+def _output_scale(network: _Network, blocks: list[torch.Tensor], split: Split) -> tuple[Doubles, Doubles]:
     """Mean and deviation of the hidden channels over the training part."""
     with torch.no_grad():
-        hidden = network.hidden([block[split.train] for block in blocks]).double()
-    return hidden.mean(dim=0), (hidden.var(dim=0, unbiased=False) + EPSILON).sqrt()
+        hidden = network.hidden([block[split.train] for block in blocks]).double().numpy()
+    return hidden.mean(axis=0), np.sqrt(hidden.var(axis=0) + EPSILON)
 
 
 def _fold(
@@ -158,13 +173,13 @@ def _fold(
     """Fold both standardisations into the matrices, in float64."""
     branches = []
     for linear, keep, (mean, deviation) in zip(network.branches, keeps, scales, strict=True):
-        weight = linear.weight.detach().double().numpy().T / deviation[:, None].astype(np.float64)
-        bias = linear.bias.detach().double().numpy() - mean.astype(np.float64) @ weight
+        weight = _doubles(linear.weight).T / deviation[:, None].astype(np.float64)
+        bias = _doubles(linear.bias) - mean.astype(np.float64) @ weight
         branches.append(Branch(keep.astype(np.int32), weight.astype(np.float32), bias.astype(np.float32)))
-    mean, deviation = _output_scale(network, blocks, split)
-    vector = network.classifier.weight.detach().double()[0] / deviation
-    bias = float(network.classifier.bias.detach().double()[0] - mean @ vector)
-    return Fitted(Layer(branches), vector.float().numpy(), bias, *best)
+    h_mean, h_deviation = _output_scale(network, blocks, split)
+    vector = _doubles(network.classifier.weight)[0] / h_deviation
+    constant = float(_doubles(network.classifier.bias)[0] - h_mean @ vector)
+    return Fitted(Layer(branches), vector.astype(np.float32), constant, *best)
 
 
 def _unfold(
@@ -176,12 +191,24 @@ def _unfold(
 ) -> None:
     """Put a folded layer and classifier into the network: the reverse of `_fold`."""
     layer, vector, constant = start
+    for linear, branch, (mean, deviation) in zip(network.branches, layer.branches, scales, strict=True):
+        _set(linear.weight, (branch.weight * deviation[:, None]).T)
+        _set(linear.bias, branch.bias + mean @ branch.weight)
+    h_mean, h_deviation = _output_scale(network, blocks, split)
+    network.norm.load_state_dict({
+        "running_mean": torch.from_numpy(h_mean).float(),
+        "running_var": torch.from_numpy(h_deviation**2 - EPSILON).float(),
+        "num_batches_tracked": torch.tensor(0),
+    })  # fmt: skip
+    _set(network.classifier.weight, (vector * h_deviation)[None])
+    _set(network.classifier.bias, np.array([constant + h_mean @ vector]))
+
+
+def _doubles(parameter: Any) -> Doubles:
+    values: Doubles = parameter.detach().double().numpy()
+    return values
+
+
+def _set(parameter: Any, values: npt.NDArray[Any]) -> None:
     with torch.no_grad():
-        for linear, branch, (mean, deviation) in zip(network.branches, layer.branches, scales, strict=True):
-            linear.weight.copy_(torch.from_numpy((branch.weight * deviation[:, None]).T))
-            linear.bias.copy_(torch.from_numpy(branch.bias + mean @ branch.weight))
-        mean, deviation = _output_scale(network, blocks, split)
-        network.norm.running_mean.copy_(mean)  # type: ignore[operator, union-attr]
-        network.norm.running_var.copy_(deviation**2 - EPSILON)  # type: ignore[operator, union-attr]
-        network.classifier.weight.copy_((torch.from_numpy(vector) * deviation).float()[None])
-        network.classifier.bias.copy_(torch.tensor([constant + float(mean @ torch.from_numpy(vector).double())]))
+        parameter.copy_(torch.from_numpy(np.ascontiguousarray(values)))

@@ -28,15 +28,11 @@ from pipeline.events import RETRACT, EventBatch
 from pipeline.graph_kernel import run
 from pipeline.graph_state import (
     ABSENT,
-    APPLIED,
-    DUPLICATE,
-    EXPIRED,
     LINK,
     LIST,
     LIVE,
     META,
     ROW,
-    UNKNOWN,
     Batch,
     Result,
     Rules,
@@ -45,8 +41,6 @@ from pipeline.graph_state import (
 from pipeline.names import Names
 from pipeline.operations import OPERATION, Operations
 from pipeline.schema import Schema
-
-OUTCOMES = {APPLIED: "applied", DUPLICATE: "duplicate", UNKNOWN: "unknown", EXPIRED: "expired"}
 
 
 @dataclass
@@ -96,7 +90,7 @@ class Graph:
         )  # fmt: skip
         done = run(self._state, self._rules, batch, result, 0)
         while done < n:
-            self._log = _longer(self._log, int(meta["wanted"]))
+            self._log = np.concatenate([self._log, np.zeros(int(meta["wanted"]), OPERATION)])
             result = result._replace(log=self._log)
             done = run(self._state, self._rules, batch, result, done)
         return self._finish(batch, result)

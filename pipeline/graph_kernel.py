@@ -218,7 +218,7 @@ def _read(g: State, rules: Rules, out: Result, e: int, row: int) -> int:
         if own >= 0 and g.lists[own].count > 0:
             push(g, out, READ, own, entry * relations + r, 1.0 / g.lists[own].weight)
     label_channels(g, rules, out, entry, row)
-    return entry
+    return int(entry)
 
 
 @compiled
@@ -251,7 +251,7 @@ def _connect(g: State, rules: Rules, out: Result, relation: int, src: int, dst: 
     new = _add_neighbour(g, rules, out, relation, dst, src, ts)
     if not rules.directed[relation]:
         new = _add_neighbour(g, rules, out, relation, src, dst, ts) or new
-    return new
+    return bool(new)
 
 
 @compiled

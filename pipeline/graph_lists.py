@@ -17,9 +17,9 @@ def find_link(g: State, own: int, row: int) -> int:
     by_list, by_row = g.lists[own].first, g.rows[row].links
     while by_list >= 0 and by_row >= 0:
         if g.links[by_list].row == row:
-            return by_list
+            return int(by_list)
         if g.links[by_row].list == own:
-            return by_row
+            return int(by_row)
         by_list, by_row = g.links[by_list].next, g.links[by_row].row_next
     return -1
 
@@ -50,7 +50,7 @@ def add_link(g: State, own: int, row: int, ts: float) -> int:
     if it.row_next >= 0:
         g.links[it.row_next].row_prev = link
     g.rows[row].links = link
-    return link
+    return int(link)
 
 
 @compiled
@@ -321,7 +321,7 @@ def push(g: State, out: Result, kind: int, own: int, source: int, weight: float)
 @compiled
 def fits(g: State, out: Result, operations: int) -> bool:
     g.meta[0].wanted = g.meta[0].operations + operations
-    return g.meta[0].wanted <= len(out.log)
+    return bool(g.meta[0].wanted <= len(out.log))
 
 
 @compiled
@@ -334,7 +334,7 @@ def worst_case(g: State, rules: Rules, batch: Batch, e: int) -> int:
         for row in (batch.row[e], batch.edge_row[i]):
             own = g.owner[row, relation]
             cost += 6 + (g.lists[own].count if own >= 0 and _may_sum_anew(g, rules, own, 0.0) else 0)
-    return cost
+    return int(cost)
 
 
 @compiled
@@ -345,7 +345,7 @@ def row_cost(g: State, rules: Rules, row: int) -> int:
         own = g.links[link].list
         cost += 5 + (g.lists[own].count if _may_sum_anew(g, rules, own, _weight(g, rules, link)) else 0)
         link = g.links[link].row_next
-    return cost
+    return int(cost)
 
 
 @compiled

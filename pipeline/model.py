@@ -32,7 +32,7 @@ Floats = npt.NDArray[np.float32]
 FORMAT = 1
 ARITHMETIC = [
     "raw: the node's channels, in the order of `channels`",
-    "x[i] = interpolate(raw[input_keep[i]]) through the knots transform.x, transform.z of that channel (transform.start)",
+    "x[i] = interpolate(raw[input_keep[i]]) through the knots transform.x, .z of that channel (they begin at .start)",
     "in_self = the node's own values; in_r = weighted mean of the values in the list of relation r, 0 if it is empty",
     "layer: concatenate over branches relu(in_b[keep] @ layerL.B.weight + layerL.B.bias); layer 1 reads x, layer 2 h1",
     "score = 1 / (1 + exp(-(h2 @ classifier.weight + classifier.bias))); spam if score >= threshold",
@@ -97,7 +97,8 @@ class Model:
         """Return scores.  # (B, H2) -> (B,)"""
         logits = h2 @ self.weight + np.float32(self.bias)
         # exp of a clipped logit neither overflows nor loses anything float32 could show.
-        return (1.0 / (1.0 + np.exp(-np.clip(logits, -80.0, 80.0)))).astype(np.float32)
+        scores: Floats = (1.0 / (1.0 + np.exp(-np.clip(logits, -80.0, 80.0)))).astype(np.float32)
+        return scores
 
     @property
     def multiply_adds(self) -> int:
@@ -150,7 +151,7 @@ def load_model(folder: Path) -> Model:
     """Read a checkpoint; CheckpointError says what is wrong with the folder and what to do."""
     try:
         about = msgspec.json.decode((folder / "model.json").read_bytes())
-        tensors = safetensors.numpy.load_file(folder / "model.safetensors")
+        tensors = safetensors.numpy.load((folder / "model.safetensors").read_bytes())
         return _build(about, tensors)
     except FileNotFoundError as error:
         hint = "make one with `graphsieve train EVENTS --schema SCHEMA --out MODEL`"

@@ -6,7 +6,7 @@
 A name costs its text, a dict slot and two pointers, about 150 bytes; it is forgotten with its row or list.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +32,8 @@ class Names:
     def intern(self, names: Sequence[str | None], free: list[int]) -> tuple[npt.NDArray[np.int32], list[int]]:
         """Return each name's index, -1 for None, and the new indices, which are popped off `free`."""
         index_by_name = self._index_by_name
-        found = list(map(index_by_name.get, names))
+        known: Callable[[str | None], int | None] = index_by_name.get  # type: ignore[assignment]  # None is never a key
+        found = list(map(known, names))
         new: list[int] = []
         added: list[str] = []
         if None in found:

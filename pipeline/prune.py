@@ -17,9 +17,9 @@ n samples, K input channels of a branch, O outputs of a branch, R relations.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +40,16 @@ METHODS = ("lasso", "random", "first", "magnitude")
 SCHEMES = ("batched", "full")
 SELF_SHARE = 1.5  # scheme batched: self keeps this many times the relations' share of channels
 RIDGE = 1e-3  # of the mean diagonal of XᵀX
+
+
+class Product(NamedTuple):
+    """What a ranking may know of Y = X W."""
+
+    gram: Matrix  # (K, K) XᵀX, of centred X
+    weight: Matrix  # (K, O)
+
+
+Ranking = Callable[[Sequence[Product]], Order]
 
 
 @dataclass(frozen=True)
@@ -125,48 +135,43 @@ def make_plan(model: Model, blocks: tuple[list[Floats], list[Floats]], options: 
     return best
 
 
-def ranking(method: str, rng: np.random.Generator) -> Callable[[Matrix, Matrix], Order]:
-    """Return the function that orders a matrix product's input channels, given XᵀX (K, K) and W (K, O)."""
+def ranking(method: str, rng: np.random.Generator) -> Ranking:
+    """Return the function that orders the channels of one or several matrix products that share them."""
     if method == "lasso":
         return lasso_order
     if method == "random":
-        return lambda gram, weight: rng.permutation(len(weight))
+        return lambda products: rng.permutation(len(products[0].gram))
     if method == "first":
-        return lambda gram, weight: np.arange(len(weight))
-    return lambda gram, weight: np.argsort(-np.abs(weight).sum(axis=1), kind="stable")
+        return lambda products: np.arange(len(products[0].gram))
+    return lambda products: np.argsort(-sum(np.abs(p.weight).sum(axis=1) for p in products), kind="stable")
 
 
-def lasso_order(gram: Matrix, weight: Matrix) -> Order:
+def lasso_order(products: Sequence[Product]) -> Order:
     """Order channels by when the LARS path of the LASSO in beta takes them up; those it never does come last.
 
-    With Y = X W the right side is b = G · 1: beta = 1 for all channels reproduces Y.
+    Products that share beta add up. With Y = X W the right side is b = G · 1: beta = 1 for all channels gives Y.
     """
-    g = gram * (weight @ weight.T)
+    g = np.sum([product.gram * (product.weight @ product.weight.T) for product in products], axis=0)
     scale = np.sqrt(np.maximum(np.diag(g), 1e-12 * max(np.diag(g).max(), 1e-300)))
-    _, active, path = lars_path_gram(g.sum(axis=1), g + np.diag(1e-9 * scale**2), n_samples=1, method="lasso")
+    _, _, path = lars_path_gram(g.sum(axis=1), g + np.diag(1e-9 * scale**2), n_samples=1, method="lasso")
     joins = np.where((path != 0).any(axis=1), (path != 0).argmax(axis=1), path.shape[1])
     return np.lexsort((-np.abs(path[:, -1]) * scale, joins))
 
 
-def _rank_classifier(model: Model, blocks: list[Floats], rank: Callable[[Matrix, Matrix], Order]) -> Order:
-    h2 = model.layers[1].forward(blocks[0], np.stack(blocks[1:], axis=1)).astype(np.float64)
-    h2 -= h2.mean(axis=0)
-    return rank(h2.T @ h2, model.weight[:, None].astype(np.float64))
+def _rank_classifier(model: Model, blocks: list[Floats], rank: Ranking) -> Order:
+    h2 = model.layers[1].forward(blocks[0], np.stack(blocks[1:], axis=1))
+    return rank([Product(_gram(h2), model.weight[:, None].astype(np.float64))])
 
 
-def _rank_layer(
-    layer: Layer, blocks: list[Floats], rank: Callable[[Matrix, Matrix], Order], scheme: str
-) -> list[Order]:
-    """Rank each branch's input channels; scheme full gives all branches one ranking, of their summed problems."""
-    grams = [_gram(x[:, branch.keep]) for x, branch in zip(blocks, layer.branches, strict=True)]
-    weights = [branch.weight.astype(np.float64) for branch in layer.branches]
+def _rank_layer(layer: Layer, blocks: list[Floats], rank: Ranking, scheme: str) -> list[Order]:
+    """Rank each branch's input channels; scheme full gives all branches one ranking."""
+    products = [
+        Product(_gram(x[:, branch.keep]), branch.weight.astype(np.float64))
+        for x, branch in zip(blocks, layer.branches, strict=True)
+    ]
     if scheme == "batched":
-        return [rank(gram, weight) for gram, weight in zip(grams, weights, strict=True)]
-    # Branches give different outputs, so their problems add up: a block for each branch, one beta for all.
-    joint = sum(gram * (weight @ weight.T) for gram, weight in zip(grams, weights, strict=True))
-    ones = np.ones((len(weights[0]), 1))
-    order = rank(np.asarray(joint), np.hstack(weights)) if rank is not lasso_order else lasso_order(np.asarray(joint), ones)
-    return [order] * len(weights)
+        return [rank([product]) for product in products]
+    return [rank(products)] * len(products)
 
 
 def _gram(block: Floats) -> Matrix:
@@ -239,7 +244,7 @@ def _finish(
     hidden: tuple[Floats, Floats],
     options: PruneOptions,
 ) -> tuple[Model, dict[str, Any]]:
-    """Run stages B and C with the small layer 1, refit and fine-tune what follows; return with the metrics before it."""
+    """Run stages B and C with the small layer 1, refit and fine-tune what follows; return the metrics before it too."""
     train = history.sample_entry[split.train]
     small = history.hidden(first, *inputs)
     needed = _joined(plan.hidden, [len(branch.bias) for branch in model.layers[0].branches])
@@ -270,7 +275,8 @@ def _refit_second(
     """Refit layer 2 on the small layer 1's outputs, towards what it gave before; the classifier on what stays."""
     branches = []
     for b, branch in enumerate(model.layers[1].branches):
-        y = full[b][:, branch.keep].astype(np.float64) @ branch.weight[:, plan.outputs[b]] + branch.bias[plan.outputs[b]]
+        kept = plan.outputs[b]
+        y = full[b][:, branch.keep].astype(np.float64) @ branch.weight[:, kept] + branch.bias[kept]
         place = np.searchsorted(needed, plan.second[b]).astype(np.int32)
         branches.append(_ridge(small[b][:, place].astype(np.float64), y, place))
     second = Layer(branches)

@@ -77,9 +77,9 @@ class Scorer:
 
     def memory_bytes(self) -> dict[str, int]:
         """Bytes by part, as allocated."""
-        sums = self.input_lists.sums.nbytes + self.hidden_lists.sums.nbytes
         parts = self.graph.memory_bytes()
-        return parts | {"lists": parts["lists"] + sums, "inputs": self.inputs.rows.nbytes, "hidden": self.hidden.rows.nbytes}
+        parts["lists"] += self.input_lists.sums.nbytes + self.hidden_lists.sums.nbytes
+        return parts | {"inputs": self.inputs.rows.nbytes, "hidden": self.hidden.rows.nbytes}
 
 
 def raw_channels(events: EventBatch, applied: Applied) -> Floats:

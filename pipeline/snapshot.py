@@ -58,7 +58,8 @@ class SnapshotStore:
             self._lock = (self.folder / ".lock").open("w")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise SnapshotError(f"state {self.folder} is in use by another consumer; give each its own --state") from None
+            hint = "give each its own --state"
+            raise SnapshotError(f"state {self.folder} is in use by another consumer; {hint}") from None
         except OSError as error:
             hint = "name a folder that can be written to"
             raise SnapshotError(f"state {self.folder} cannot be used: {error.strerror}; {hint}") from None

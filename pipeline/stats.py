@@ -16,6 +16,7 @@ Stage = Literal["decode", "A", "B", "C", "D", "commit"]
 
 OTHER = "other"
 EVENT_TYPES = ("node", "edge", "score", "label", "retract", OTHER)
+# The first four are what the graph may say of an event, in the order of its codes (`graph_state`).
 OUTCOMES: tuple[Outcome, ...] = ("applied", "duplicate", "unknown", "expired", "bad")
 STAGES: tuple[Stage, ...] = ("decode", "A", "B", "C", "D", "commit")
 

@@ -11,7 +11,7 @@ Samples are split by time; validation stops each fit; the test part is looked at
 
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,9 +22,9 @@ from pipeline.evaluate import best_f1_threshold, report
 from pipeline.fit import FitOptions, Fitted, fit_layer
 from pipeline.history import History, Split
 from pipeline.log import Record
-from pipeline.model import Layer, Model
+from pipeline.model import Model
 from pipeline.schema import Schema
-from pipeline.transform import Transform, fit_transform
+from pipeline.transform import fit_transform
 
 Floats = npt.NDArray[np.float32]
 LEAST_SAMPLES = 100  # fewer labelled targets than this teach nothing
@@ -64,8 +64,8 @@ def check_samples(history: History, shares: tuple[float, float, float]) -> Split
     count = len(history.truth)
     if count < LEAST_SAMPLES:
         raise DataError(
-            f"{count} of {history.entries} scored nodes are labelled later in the log, expected at least {LEAST_SAMPLES}; "
-            "label events must follow the nodes they judge"
+            f"{count} of {history.entries} scored nodes are labelled later in the log, "
+            f"expected at least {LEAST_SAMPLES}; label events must follow the nodes they judge"
         )
     split = Split.of(count, shares)
     for name, part in asdict(split).items():

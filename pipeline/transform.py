@@ -22,6 +22,7 @@ Floats = npt.NDArray[np.float32]
 
 CLIP = 8.0  # standard deviations
 KNOTS = 65  # quantiles a channel
+APART = 1e-3  # knots differ by at least this share of their value: a float32's error grows a thousandfold at most
 KINDS = ("quantile", "standardised")
 
 
@@ -58,12 +59,21 @@ def _table(kind: str, values: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.f
     if kind == "standardised":
         mean, deviation = values.mean(), values.std()
         return np.array([mean - CLIP * deviation, mean + CLIP * deviation]), np.array([-CLIP, CLIP])
-    # Knots are float32 from the start: two that are one there would make a step of no width.
-    knots = np.unique(np.quantile(values, np.linspace(0, 1, KNOTS)).astype(np.float32)).astype(np.float64)
+    knots = _apart(np.unique(np.quantile(values, np.linspace(0, 1, KNOTS)).astype(np.float32)).astype(np.float64))
     rank = (np.searchsorted(values, knots, "left") + np.searchsorted(values, knots, "right")) / (2 * len(values))
     edge = 0.5 / len(values)
     normal = NormalDist()
     return knots, np.array([normal.inv_cdf(p) for p in np.clip(rank, edge, 1 - edge).tolist()])
+
+
+def _apart(knots: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Drop knots that crowd: between two of them the last digit of a float32 would decide, and scores with it."""
+    least = APART * np.maximum(np.abs(knots), APART * np.abs(knots).max())
+    kept = [0]
+    for i in range(1, len(knots)):
+        if knots[i] - knots[kept[-1]] >= least[i]:
+            kept.append(i)
+    return knots[kept]
 
 
 @compiled

@@ -51,7 +51,9 @@ class Twin:
         self.watermark = -math.inf
         self.links = 0  # numbers the arcs in the order they came
 
-    def run(self, events: EventBatch, wanted: npt.NDArray[np.bool_] | None = None) -> Iterator[tuple[str, float | None]]:
+    def run(
+        self, events: EventBatch, wanted: npt.NDArray[np.bool_] | None = None
+    ) -> Iterator[tuple[str, float | None]]:
         """Yield (outcome, score) of each event; a score only of targets, and of those only the `wanted`."""
         edges: list[list[tuple[str, str]]] = [[] for _ in range(len(events))]
         names = self.schema.relation_names
@@ -250,16 +252,15 @@ class Twin:
     def _compute(self, name: str) -> None:
         """Read the lists and compute the node's input channels and hidden features."""
         node = self.nodes[name]
-        raw = np.concatenate(
-            [node.own, node.arrival, self._label_channels(name), self._deviation_channels(name)]
-        )
-        table = self.model.transform
-        node.x = np.array([
-            np.interp(raw[c], *(column[table.start[c] : table.start[c + 1]].astype(float) for column in (table.x, table.z)))
-            for c in self.model.input_keep
-        ])  # fmt: skip
+        raw = np.concatenate([node.own, node.arrival, self._label_channels(name), self._deviation_channels(name)])
+        node.x = np.array([self._transformed(c, raw[c]) for c in self.model.input_keep.tolist()])
         means = [_mean(about, members, lambda m: m.x, len(node.x)) for about, _, members in self._lists_of(name)]
         node.h = _layer(self.model.layers[0], [node.x, *means])
+
+    def _transformed(self, channel: int, value: float) -> float:
+        table = self.model.transform
+        knots = slice(table.start[channel], table.start[channel + 1])
+        return float(np.interp(value, table.x[knots].astype(float), table.z[knots].astype(float)))
 
     def _score(self, name: str) -> float:
         node = self.nodes[name]

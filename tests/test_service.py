@@ -103,10 +103,12 @@ def fill(folder: Path, lines: list[bytes]) -> Path:
 
 def serve(model: Path, folder: Path, lines: list[bytes], *options: object) -> Path:
     path = fill(folder, lines)
-    report_of(
-        "score", "--model", model, "--log", f"sqlite:{path}", "--state", folder / "state", "--until-end", *options
-    )
+    report_of(*scoring(model, path, folder / "state"), "--until-end", *options)
     return path
+
+
+def scoring(model: Path, path: Path, state: Path) -> list[object]:
+    return ["score", "--model", model, "--log", f"sqlite:{path}", "--state", state]
 
 
 def outputs(path: Path) -> dict[str, list[dict]]:

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from worlds import decoded, event_sequences, random_model, world
 
 from pipeline.events import EventBatch
-from pipeline.graph import OUTCOMES
 from pipeline.scorer import Scorer
+from pipeline.stats import OUTCOMES
 from pipeline.twin import Twin, _mean
 
 MODELS = {

@@ -138,9 +138,7 @@ def _score(now: float) -> st.SearchStrategy[dict]:
 
 
 def _label(now: float) -> st.SearchStrategy[dict]:
-    return st.fixed_dictionaries(
-        {"type": st.just("label"), "id": _IDS, "label": st.integers(0, 1), "ts": st.just(now)}
-    )
+    return st.fixed_dictionaries({"type": st.just("label"), "id": _IDS, "label": st.integers(0, 1), "ts": st.just(now)})
 
 
 def _retract() -> st.SearchStrategy[dict]:

@@ -125,7 +125,8 @@ def _summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
     if "stage_us_per_event" in runs[0]:
         stages = {stage: median(run["stage_us_per_event"][stage] for run in runs) for stage in STAGES}
         rest = 1e6 / median(speeds) - sum(stages.values())
-        summary["stage_us_per_event"] = {name: round(value, 3) for name, value in {**stages, "rest": rest}.items()}
+        parts = [*stages.items(), ("rest", rest)]
+        summary["stage_us_per_event"] = {str(name): round(value, 3) for name, value in parts}
     return summary
 
 

@@ -69,9 +69,7 @@ def some_model(schema: Schema, width: int = 16, seed: int = 0) -> Model:
     channels = len(schema.channel_names)
     transform = fit_transform("quantile", history.raw_until(history.entries), schema.indicators)
     branches = 1 + len(schema.relations)
-    layers = [
-        Layer([_branch(rng, inputs, width) for _ in range(branches)]) for inputs in (channels, branches * width)
-    ]
+    layers = [Layer([_branch(rng, inputs, width) for _ in range(branches)]) for inputs in (channels, branches * width)]
     weight = rng.normal(0, 0.3, branches * width).astype(np.float32)
     keep = np.arange(channels, dtype=np.int32)
     return Model(schema, transform, keep, (layers[0], layers[1]), weight, bias=0.0, threshold=0.5)
@@ -87,7 +85,7 @@ def largest_drift(scorer: Scorer) -> float:
 
     A mean of transformed inputs or hidden features is of the order of 1, so the difference is absolute.
     """
-    arrays = scorer.export()
+    arrays: dict[str, Any] = scorer.export()
     links, lists = arrays["graph.links"], arrays["graph.lists"]
     entered = links[: int(arrays["graph.meta"]["links_used"][0])]
     entered = entered[entered["entered"] == 1]

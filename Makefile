@@ -1,0 +1,58 @@
+# Everything a developer runs. `make` alone lists it.
+
+SHELL := bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+# The first Python on the path that the project runs on; `make install PYTHON=/path/to/python3` decides it yourself.
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$python && break; \
+	done)
+
+WORKERS ?= 2  # test processes
+
+.PHONY: help install demo test lint format bench trials clean
+
+help: ## say what there is
+	@echo "make TARGET; every target installs into $(VENV) first, once"
+	@echo
+	@sed -nE 's/^([a-z]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+install: $(INSTALLED) ## make .venv with everything: serving, training, Kafka, development
+
+# Again only when pyproject.toml changes: the package is installed as an editable one.
+$(INSTALLED): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 to 3.13 on the path; name one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[train,kafka,dev]'
+	@touch $@
+
+demo: install ## train, prune and serve a synthetic stream; ends with a table and demo/report.png (two minutes)
+	@$(BIN)/graphsieve demo --out demo
+
+test: lint ## lint, then the test suite; tests that need the real data skip where it is absent
+	@$(BIN)/pytest -m "not trial" -n $(WORKERS)
+
+lint: install ## ruff, its formatter, mypy --strict
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/mypy
+
+format: install ## let ruff sort the imports and format the code
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: install ## events/s from the log to committed scores, and where the time goes
+	@$(BIN)/graphsieve bench embedded --json
+
+trials: install ## what takes long, whole: kills, mutated messages, real data, ten million events
+	@$(BIN)/pytest -m trial --capture=no --verbose
+	@$(BIN)/graphsieve bench soak --json
+
+clean: ## remove what the other targets made, but for .venv
+	rm -rf demo trials build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find consumers pipeline producers tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,216 @@
+"""What is in a checkpoint, a shard's state, or a log: told by looking, and nothing is changed.
+
+    sqlite:FILE or an SQLite file        a log: topics, their times, how far each group has come
+    *.jsonl[.gz|.zst] or file:PATH       a recorded file
+    a folder with model.json             a checkpoint
+    a folder with manifest.json          one snapshot
+    a folder with snapshot-* in it       a shard's state
+
+Reports hold numbers and texts, nested by topic, group or snapshot; times are ISO 8601, in UTC.
+"""
+
+import contextlib
+import hashlib
+import math
+import sqlite3
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from pipeline.errors import ConfigError, LogError, SnapshotError
+from pipeline.log import Record, SqliteLog
+from pipeline.model import Layer, load_model
+from pipeline.recorded import read_messages
+from pipeline.snapshot import SnapshotStore, StoredArray, read_manifest
+
+Report = dict[str, Any]
+
+SQLITE_START = b"SQLite format 3\0"
+RECORDED_ENDS = (".jsonl", ".gz", ".zst")
+EXPECTED = "expected a checkpoint or state folder, a snapshot, sqlite:FILE, or a recorded file (.jsonl, .gz, .zst)"
+
+
+def inspect(what: str) -> Report:
+    """Return what is at a path or log URL; GraphsieveError says what was found if it is none of ours."""
+    scheme, colon, rest = what.partition(":")
+    if colon and scheme in ("sqlite", "file") and rest:
+        return _log(Path(rest)) if scheme == "sqlite" else _recorded(Path(rest))
+    path = Path(what)
+    if path.is_dir():
+        return _folder(path)
+    if not path.is_file():
+        raise ConfigError(f"nothing at {what!r}: {EXPECTED}")
+    if _is_sqlite(path):
+        return _log(path)
+    if path.name.endswith(RECORDED_ENDS):
+        return _recorded(path)
+    raise ConfigError(f"{what!r} is a file of another kind: {EXPECTED}")
+
+
+def _folder(path: Path) -> Report:
+    if (path / "model.json").exists() or (path / "model.safetensors").exists():
+        return _checkpoint(path)
+    if (path / "manifest.json").exists() or path.name.startswith("snapshot-"):
+        return {"kind": "snapshot", **_snapshot(path)}
+    if snapshots := SnapshotStore(path).paths():
+        return {"kind": "state", "snapshots": {one.name: _snapshot_or_damage(one) for one in snapshots}}
+    if (path / ".lock").exists():
+        return {"kind": "state", "snapshots": {}}
+    names = sorted(one.name for one in path.iterdir())
+    found = f"holds {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}" if names else "is empty"
+    raise ConfigError(f"the folder {str(path)!r} {found}: {EXPECTED}")
+
+
+# ---- checkpoint ----
+
+
+def _checkpoint(path: Path) -> Report:
+    model = load_model(path)
+    schema, report = model.schema, model.report
+    branches = ("self", *schema.relation_names)
+    about: Report = {
+        "kind": "checkpoint",
+        "model": model.version,
+        "schema": schema.name,
+        "relations": schema.relation_names,
+        "channels": {"raw": len(schema.channel_names), "read": len(model.input_keep)},
+        "layer1": _layer(model.layers[0], branches),
+        "layer2": _layer(model.layers[1], branches),
+        "multiply_adds": model.multiply_adds,
+        "threshold": model.threshold,
+    }
+    return about | {key: report[key] for key in ("training", "pruning", "metrics") if key in report}
+
+
+def _layer(layer: Layer, branches: Iterable[str]) -> Report:
+    """Channels that each branch reads, and that it gives."""
+    return {
+        name: {"reads": len(branch.keep), "gives": len(branch.bias)}
+        for name, branch in zip(branches, layer.branches, strict=True)
+    }
+
+
+# ---- state ----
+
+
+def _snapshot_or_damage(path: Path) -> Report:
+    try:
+        return _snapshot(path)
+    except SnapshotError as error:
+        return {"sound": False, "error": str(error)}
+
+
+def _snapshot(path: Path) -> Report:
+    """Look at a snapshot and check every file; SnapshotError if it has no manifest to check by."""
+    manifest = read_manifest(path)
+    files = {f"{name}.npy": _damage(path / f"{name}.npy", stored) for name, stored in manifest.arrays.items()}
+    damaged = {name: damage for name, damage in files.items() if damage}
+    return {
+        "position": manifest.position,
+        "model": manifest.model,
+        "written_at": _time(manifest.written_at),
+        "bytes": manifest.bytes,
+        "files": len(files),
+        "sound": not damaged,
+        "damaged": damaged,
+    }
+
+
+def _damage(file: Path, stored: StoredArray) -> str | None:
+    try:
+        with file.open("rb") as source:
+            digest = hashlib.file_digest(source, "sha256").hexdigest()
+    except FileNotFoundError:
+        return "missing"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    return None if digest == stored.sha256 else "does not match its checksum"
+
+
+# ---- logs ----
+
+
+def _is_sqlite(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(SQLITE_START)) == SQLITE_START
+
+
+def _log(path: Path) -> Report:
+    if path.is_file() and not _is_sqlite(path):  # opening would make a log of an empty file
+        raise LogError(f"{path} is no log: {EXPECTED}")
+    with contextlib.closing(SqliteLog(path, create=False)) as log:
+        topics = {topic: _topic(log, topic) for topic in log.topics()}
+        groups: dict[str, Report] = {}
+        for group, topic, position in _positions(path):
+            groups.setdefault(group, {})[topic] = {"position": position, "behind": log.end(topic) - position}
+    return {"kind": "log", "topics": topics, "groups": groups}
+
+
+def _topic(log: SqliteLog, topic: str) -> Report:
+    end = log.end(topic)
+    ends = (
+        [log.read_batch(topic, position, 1, 0.0)[0].appended_at for position in (0, end - 1)] if end else [math.nan] * 2
+    )
+    return {"messages": end, "first_appended": _time(ends[0]), "last_appended": _time(ends[1])}
+
+
+def _positions(path: Path) -> list[tuple[str, str, int]]:
+    """Return each group's positions: a log answers for one group at a time, only its table knows them all."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+            return db.execute("SELECT consumer_group, topic, position FROM positions ORDER BY 1, 2").fetchall()
+    except sqlite3.Error as error:
+        raise LogError(f"log {path}: its positions cannot be read ({error}); restore it from a copy") from error
+
+
+class _Timed(msgspec.Struct):
+    ts: float | None = None
+
+
+def _recorded(path: Path) -> Report:
+    """Count a recorded file's messages; `ts` is told where the messages are in our own words."""
+    count, appended, times = 0, _Range(), _Range()
+    decode = msgspec.json.Decoder(_Timed).decode
+    for record in read_messages(path):
+        count += 1
+        appended.add(record.appended_at)
+        times.add(_ts(record, decode))
+    return {
+        "kind": "recorded file",
+        "messages": count,
+        "bytes": path.stat().st_size,
+        "first_appended": _time(appended.least),
+        "last_appended": _time(appended.greatest),
+        "first_ts": _time(times.least),
+        "last_ts": _time(times.greatest),
+    }
+
+
+def _ts(record: Record, decode: Any) -> float:
+    try:
+        ts = decode(record.value).ts
+    except (ValueError, RecursionError):
+        return math.nan
+    return math.nan if ts is None else float(ts)
+
+
+class _Range:
+    """The least and the greatest of numbers, nan before the first."""
+
+    def __init__(self) -> None:
+        self.least = self.greatest = math.nan
+
+    def add(self, value: float) -> None:
+        if not math.isnan(value):
+            self.least, self.greatest = min(value, self.least), max(value, self.greatest)
+
+
+def _time(seconds: float) -> str | None:
+    """Return a time as people read it; None where there is none."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+    except (ValueError, OverflowError, OSError):  # nan, or a number that is no time
+        return None

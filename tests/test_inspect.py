@@ -1,0 +1,169 @@
+"""`graphsieve inspect`: what it tells of each thing that it knows, and of what it does not know."""
+
+import contextlib
+import json
+
+import numpy as np
+import pytest
+from worlds import random_model, world
+
+from pipeline.cli import main
+from pipeline.errors import CheckpointError, ConfigError, DataError, LogError, SnapshotError
+from pipeline.inspect import inspect
+from pipeline.log import Message, Record, SqliteLog
+from pipeline.recorded import RecordedWriter
+from pipeline.snapshot import SnapshotStore
+
+
+@pytest.fixture
+def log(tmp_path):
+    """A log of three events that group `one` has read two of, with a score."""
+    with contextlib.closing(SqliteLog(tmp_path / "log.db", clock=lambda: 86400.0)) as log:
+        log.append("events", [Message(b"{}"), Message(b"{}")])
+        log.commit("one", "events", 0, 2, {"scores": [Message(b'{"score":1}')]})
+    with contextlib.closing(SqliteLog(tmp_path / "log.db", clock=lambda: 86460.0)) as log:
+        log.append("events", [Message(b"{}")])
+        log.append("empty", [])
+    return tmp_path / "log.db"
+
+
+@pytest.fixture
+def state(tmp_path):
+    """Two snapshots of two arrays each, at positions 5 and 9."""
+    store = SnapshotStore(tmp_path / "state")
+    store.open()
+    for position in (5, 9):
+        store.write(position, "abc", {"rows": np.arange(4), "sums": np.zeros(3)}, now=0.0)
+    store.close()
+    return tmp_path / "state"
+
+
+def test_a_checkpoint_tells_its_model_and_what_each_branch_reads(tmp_path):
+    model = random_model(world(), seed=0)
+    model.save(tmp_path)
+    found = inspect(str(tmp_path))
+    assert (found["kind"], found["model"], found["schema"]) == ("checkpoint", model.version, "world")
+    assert found["multiply_adds"] == model.multiply_adds
+    assert list(found["layer1"]) == ["self", *model.schema.relation_names]
+    branch = model.layers[0].branches[0]
+    assert found["layer1"]["self"] == {"reads": len(branch.keep), "gives": len(branch.bias)}
+
+
+def test_a_pruned_checkpoint_tells_what_was_kept_and_how_good_it_is(tmp_path):
+    model = random_model(world(), seed=0)
+    model.report = {
+        "pruning": {"budget": 4, "kept": {"inputs": {"self": ["rating"]}}},
+        "metrics": {"test": {"ap": 0.5}},
+    }
+    model.save(tmp_path)
+    found = inspect(str(tmp_path))
+    assert found["pruning"]["kept"]["inputs"] == {"self": ["rating"]}
+    assert found["metrics"]["test"]["ap"] == 0.5
+
+
+def test_a_checkpoint_that_lacks_a_file_is_one_line(tmp_path):
+    (tmp_path / "model.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="model.safetensors is missing"):
+        inspect(str(tmp_path))
+
+
+def test_a_state_lists_its_snapshots_newest_first(state):
+    found = inspect(str(state))
+    assert found["kind"] == "state"
+    assert [one["position"] for one in found["snapshots"].values()] == [9, 5]
+    newest = found["snapshots"]["snapshot-000000000009"]
+    assert (newest["model"], newest["files"], newest["sound"]) == ("abc", 2, True)
+    assert newest["written_at"] == "1970-01-01T00:00:00+00:00"
+    assert newest["bytes"] == sum(path.stat().st_size for path in (state / "snapshot-000000000009").glob("*.npy"))
+
+
+def test_a_damaged_snapshot_is_told_file_by_file(state):
+    folder = state / "snapshot-000000000009"
+    (folder / "rows.npy").write_bytes(b"\0" * 100)
+    (folder / "sums.npy").unlink()
+    found = inspect(str(folder))
+    assert (found["kind"], found["sound"]) == ("snapshot", False)
+    assert found["damaged"] == {"rows.npy": "does not match its checksum", "sums.npy": "missing"}
+
+
+def test_a_snapshot_without_a_manifest_does_not_hide_the_others(state):
+    (state / "snapshot-000000000009" / "manifest.json").unlink()
+    found = inspect(str(state))["snapshots"]
+    assert "manifest.json" in found["snapshot-000000000009"]["error"]
+    assert found["snapshot-000000000005"]["sound"]
+    with pytest.raises(SnapshotError, match="manifest.json"):
+        inspect(str(state / "snapshot-000000000009"))
+
+
+def test_a_state_without_a_snapshot_yet_is_a_state(tmp_path):
+    store = SnapshotStore(tmp_path)
+    store.open()
+    store.close()
+    assert inspect(str(tmp_path)) == {"kind": "state", "snapshots": {}}
+
+
+@pytest.mark.parametrize("as_url", [True, False])
+def test_a_log_tells_its_topics_and_how_far_each_group_has_come(log, as_url):
+    found = inspect(f"sqlite:{log}" if as_url else str(log))
+    assert found["kind"] == "log"
+    assert found["topics"] == {
+        "empty": {"messages": 0, "first_appended": None, "last_appended": None},
+        "events": {
+            "messages": 3,
+            "first_appended": "1970-01-02T00:00:00+00:00",
+            "last_appended": "1970-01-02T00:01:00+00:00",
+        },
+        "scores": {
+            "messages": 1,
+            "first_appended": "1970-01-02T00:00:00+00:00",
+            "last_appended": "1970-01-02T00:00:00+00:00",
+        },
+    }
+    assert found["groups"] == {"one": {"events": {"position": 2, "behind": 1}}}
+
+
+def test_looking_at_a_file_makes_no_log_of_it(tmp_path):
+    (tmp_path / "empty.db").touch()
+    with pytest.raises(LogError, match="empty.db is no log: expected"):
+        inspect(f"sqlite:{tmp_path}/empty.db")
+    assert (tmp_path / "empty.db").stat().st_size == 0
+
+
+def test_a_recorded_file_tells_its_times_where_it_knows_them(tmp_path):
+    path = tmp_path / "events.jsonl.zst"
+    with RecordedWriter(path) as writer:
+        writer.write_line(b'{"type":"retract","id":"a"}')
+        writer.write_line(b'{"type":"node","id":"b","ts":86400.0}')
+        writer.write_record(Record(2, b"\xff", None, "application/json", 60.0))
+        writer.write_line(b'{"type":"node","id":"c","ts":3600.0}')
+    found = inspect(str(path))
+    assert (found["kind"], found["messages"], found["bytes"]) == ("recorded file", 4, path.stat().st_size)
+    assert (found["first_ts"], found["last_ts"]) == ("1970-01-01T01:00:00+00:00", "1970-01-02T00:00:00+00:00")
+    assert found["first_appended"] == found["last_appended"] == "1970-01-01T00:01:00+00:00"
+
+
+def test_what_is_none_of_ours_is_named(tmp_path):
+    (tmp_path / "notes.txt").write_text("hello")
+    (tmp_path / "folder").mkdir()
+    expected = "expected a checkpoint or state folder, a snapshot, sqlite:FILE, or a recorded file"
+    for what, problem in (
+        ("nothing.db", "nothing at"),
+        ("notes.txt", "is a file of another kind"),
+        ("folder", "is empty"),
+        ("", "holds folder, notes.txt"),
+    ):
+        with pytest.raises(ConfigError, match=f"{problem}.*: {expected}"):
+            inspect(f"{tmp_path}/{what}")
+    with pytest.raises(LogError, match="no log at"):
+        inspect(f"sqlite:{tmp_path}/nothing.db")
+    with pytest.raises(DataError, match="no recorded file at"):
+        inspect(f"file:{tmp_path}/nothing.jsonl")
+
+
+def test_the_command_prints_json_and_exits_with_2_on_what_it_does_not_know(log, tmp_path, capsys):
+    assert main(["inspect", str(log), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["topics"]["events"]["messages"] == 3
+    assert main(["inspect", str(log)]) == 0
+    assert "messages" in capsys.readouterr().out
+    assert main(["inspect", str(tmp_path / "nothing")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
