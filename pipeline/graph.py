@@ -52,7 +52,7 @@ class Applied:
     entry_event: npt.NDArray[np.int32]  # (B,) the event that made the entry
     entry_row: npt.NDArray[np.int32]  # (B,)
     previous: npt.NDArray[np.int32]  # (B,) where the row's values were before: a row of the store, or ~entry
-    channels: npt.NDArray[np.float32]  # (B, G) arrival, label, deviation; arrival is nan where it stays as it was
+    channels: npt.NDArray[np.float32]  # (B, G) arrival, label, deviation
 
 
 class Graph:

@@ -89,8 +89,7 @@ def _node(g: State, rules: Rules, batch: Batch, out: Result, e: int) -> int:
     g.rows[row].state = LIVE
     for d in range(g.levels.shape[1]):
         g.levels[row, d] = batch.levels[e, d]
-    entry = _read(g, rules, out, e, row)
-    arrival_channels(g, rules, out, entry, row)
+    _read(g, rules, out, e, row)
     _enter_all(g, rules, out, row, True)
     return APPLIED
 
@@ -101,8 +100,7 @@ def _score(g: State, rules: Rules, batch: Batch, out: Result, e: int) -> int:
     if g.rows[row].state != LIVE:
         return UNKNOWN
     _leave_all(g, rules, out, row)
-    entry = _read(g, rules, out, e, row)
-    out.channels[entry, : len(rules.half_lives) * (2 + len(rules.arrival_half_lives))] = np.nan
+    _read(g, rules, out, e, row)
     _enter_all(g, rules, out, row, False)
     return APPLIED
 
@@ -205,8 +203,8 @@ def _join_groups(g: State, rules: Rules, batch: Batch, out: Result, e: int) -> N
 
 
 @compiled
-def _read(g: State, rules: Rules, out: Result, e: int, row: int) -> int:
-    """Read the row's lists, label and deviation channels; return its entry of this micro-batch."""
+def _read(g: State, rules: Rules, out: Result, e: int, row: int) -> None:
+    """Make the row's entry of this micro-batch: read its lists, and their counters for its channels."""
     entry = g.meta[0].entries
     g.meta[0].entries += 1
     out.entry_event[entry] = e
@@ -217,8 +215,8 @@ def _read(g: State, rules: Rules, out: Result, e: int, row: int) -> int:
         own = g.owner[row, r]
         if own >= 0 and g.lists[own].count > 0:
             push(g, out, READ, own, entry * relations + r, 1.0 / g.lists[own].weight)
+    arrival_channels(g, rules, out, entry, row)
     label_channels(g, rules, out, entry, row)
-    return int(entry)
 
 
 @compiled

@@ -73,7 +73,7 @@ class Result(NamedTuple):
     log: Array  # OPERATION; its length so far is meta.operations
     entry_event: Array  # (n,) which event made entry b
     previous: Array  # (n,) where the row's values were before: a row of the store, or ~entry
-    channels: Array  # (n, G) the channels that the graph gives entry b; nan: as at arrival
+    channels: Array  # (n, G) the channels that the graph gives entry b
 
 
 ROW = np.dtype(

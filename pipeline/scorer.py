@@ -83,7 +83,7 @@ class Scorer:
 
 
 def raw_channels(events: EventBatch, applied: Applied) -> Floats:
-    """Return the raw channels of each entry; nan where a `score` event leaves them as they were.  # (B, C)"""
+    """Return the raw channels of each entry; nan for the own ones of a `score` event: they stay.  # (B, C)"""
     own = events.features[applied.entry_event]
     own[events.kind[applied.entry_event] == SCORE] = np.nan
     return np.concatenate([own, applied.channels], axis=1)

@@ -44,7 +44,7 @@ def fit_transform(kind: str, raw: Floats, indicators: list[bool]) -> Transform:
     tables = [
         (np.array([0.0, 1.0]), np.array([0.0, 1.0]))
         if indicator
-        else _table(kind, np.sort(raw[:, c].astype(np.float64)))
+        else _table(kind, np.sort(raw[~np.isnan(raw[:, c]), c].astype(np.float64)))
         for c, indicator in enumerate(indicators)
     ]
     start = np.cumsum([0, *(len(x) for x, _ in tables)], dtype=np.int32)

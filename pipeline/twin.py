@@ -35,7 +35,7 @@ class Node:
     label: int | None = None
     label_at: float = 0.0
     keys: dict[str, str] = field(default_factory=dict)  # of its groups, by relation
-    arrival: list[float] = field(default_factory=list)  # arrival channels, as they were when it came
+    arrival: list[float] = field(default_factory=list)  # arrival channels, as of its newest event
     x: Vector = field(default_factory=lambda: np.zeros(0))
     h: Vector = field(default_factory=lambda: np.zeros(0))
 
@@ -120,6 +120,7 @@ class Twin:
         if node is None or not node.live:
             return "unknown", None
         node.live = False  # nobody is its own neighbour
+        node.arrival = self._arrival_channels(name)
         self._compute(name)
         node.live = True
         return "applied", name
