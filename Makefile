@@ -13,7 +13,8 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$python && break; \
 	done)
 
-WORKERS ?= 2  # test processes
+# Test processes; the tests of a file stay together, for they share what takes long to make.
+WORKERS ?= 2
 
 .PHONY: help install demo test lint format bench trials clean
 
@@ -27,6 +28,7 @@ install: $(INSTALLED) ## make .venv with everything: serving, training, Kafka, d
 # Again only when pyproject.toml changes: the package is installed as an editable one.
 $(INSTALLED): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 to 3.13 on the path; name one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@echo "installing into $(VENV): PyTorch is large, this takes some minutes"
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[train,kafka,dev]'
 	@touch $@
@@ -35,11 +37,11 @@ demo: install ## train, prune and serve a synthetic stream; ends with a table an
 	@$(BIN)/graphsieve demo --out demo
 
 test: lint ## lint, then the test suite; tests that need the real data skip where it is absent
-	@$(BIN)/pytest -m "not trial" -n $(WORKERS)
+	@$(BIN)/pytest -m "not trial" -n $(WORKERS) --dist loadfile
 
 lint: install ## ruff, its formatter, mypy --strict
 	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
 format: install ## let ruff sort the imports and format the code

@@ -141,11 +141,14 @@ def _replay(args: Args) -> dict[str, Any]:
     from pipeline.log import open_log
     from producers.replay import replay
 
-    with _progress("replay", "event") as bar:
+    source = _recorded(args.events)
+    if args.pack:
+        source = _packed(source, args.pack, args.schema)
+    with _progress("replay", "message") as bar:
         log = open_log(args.to)
         try:
             report = replay(
-                _recorded(args.events), log, _config(args).topics.events,
+                source, log, _config(args).topics.events,
                 speed=_speed(args.speed), ts_of=_ts_reader(args.schema), progress=bar.update,
             )  # fmt: skip
         finally:
@@ -324,6 +327,15 @@ def _ts_reader(schema_path: Path | None) -> Callable[["Record"], float | None]:
     return ts_by_schema
 
 
+def _packed(source: Iterator["Record"], size: int, schema_path: Path | None) -> Iterator["Record"]:
+    from pipeline.schema import load_schema
+    from producers.replay import packed
+
+    if schema_path is None:
+        raise ConfigError("--pack needs --schema: a packed message holds the channels and relations of one")
+    return packed(source, load_schema(schema_path), size)
+
+
 def _existing_log(url: str) -> "Log":
     from pipeline.log import open_log
 
@@ -450,6 +462,7 @@ def _add_streaming(command: Callable[..., argparse.ArgumentParser]) -> None:
     replay.add_argument("--to", required=True, metavar="LOG", help="sqlite:FILE")
     replay.add_argument("--speed", default="max", help="1x as it happened, 60x sixty times faster, max (default)")
     replay.add_argument("--schema", type=Path, help="where an application's own messages hold their time")
+    replay.add_argument("--pack", type=_positive, metavar="N", help="N events in one packed message")
     score = command(
         "score", _score, "serve: score every target of a log, exactly once",
         "graphsieve score --model model4 --log sqlite:log.db --state state --metrics-port 9108",

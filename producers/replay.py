@@ -8,11 +8,15 @@ The order is that of the source.  A message that comes after a later one is over
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
+from pipeline.decoder import Decoder
 from pipeline.errors import ConfigError
-from pipeline.log import Log, Message, Record
+from pipeline.log import PACKED, Log, Message, Record
+from pipeline.packed_codec import encode_packed
+from pipeline.schema import Schema
 
 LONGEST_SLEEP_SECONDS = 0.5  # a pause is slept in pieces, so that whoever stops the replay need not wait for its end
 
@@ -96,3 +100,17 @@ def _pacing(started: float, speed: float, ts_of: Callable[[Record], float | None
 def _sleep_until(due: float, clock: Callable[[], float], sleep: Callable[[float], None]) -> None:
     while (left := due - clock()) > 0:
         sleep(min(left, LONGEST_SLEEP_SECONDS))
+
+
+def packed(source: Iterable[Record], schema: Schema, size: int) -> Iterator[Record]:
+    """Pack the events of `source`, `size` to a message; a run with a bad event among them goes as it is.
+
+    A bad event cannot be packed, and its own bytes belong into the dead letter.
+    """
+    decoder, records = Decoder(schema), iter(source)
+    while run := list(islice(records, size)):
+        events, bad = decoder.decode(run)
+        if bad:
+            yield from run
+        else:
+            yield run[0]._replace(value=encode_packed(schema, events), content_type=PACKED)
