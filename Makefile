@@ -53,7 +53,6 @@ bench: install ## events/s from the log to committed scores, and where the time 
 
 trials: install ## what takes long, whole: kills, mutated messages, real data, ten million events
 	@$(BIN)/pytest -m trial --capture=no --verbose
-	@$(BIN)/graphsieve bench soak --json
 
 clean: ## remove what the other targets made, but for .venv
 	rm -rf demo trials build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
