@@ -13,6 +13,7 @@ and goes on. By the one rule the replay gives the very state that was lost, so n
 twice, and all equal those of a run that never died.
 """
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -163,7 +164,8 @@ class ScoreConsumer:
     # -- snapshots --
 
     def _snapshot_if_due(self) -> None:
-        if self.monotonic() >= self._snapshot_due:
+        """Write one when it is time and no event that was read waits for its score: writing takes a while."""
+        if self.monotonic() >= self._snapshot_due and self._batcher.due_at() == math.inf:
             self.snapshot()
             self._snapshot_due = self.monotonic() + self.config.score.snapshot_every_seconds
 
