@@ -26,7 +26,9 @@ from pipeline.model import Branch, Layer
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
-EPSILON = 1e-4  # a channel that hardly varies is not blown up
+LEAST_DEVIATION = 0.05  # a channel that hardly varies in training is not blown up: later it may
+DEAD = 1e-6  # one that does not vary at all taught nothing and is left out
+EPSILON = LEAST_DEVIATION**2
 
 
 @dataclass(frozen=True)
@@ -150,8 +152,9 @@ def _copy(network: _Network) -> dict[str, torch.Tensor]:
 
 
 def _scale(block: Floats) -> tuple[Floats, Floats]:
-    mean = block.mean(axis=0, dtype=np.float64)
-    deviation = np.maximum(block.std(axis=0, dtype=np.float64), EPSILON)
+    """Mean and deviation of a block's channels; infinite, so that nothing is left, for one that never varies."""
+    mean, deviation = block.mean(axis=0, dtype=np.float64), block.std(axis=0, dtype=np.float64)
+    deviation = np.where(deviation < DEAD, np.inf, np.maximum(deviation, LEAST_DEVIATION))
     return mean.astype(np.float32), deviation.astype(np.float32)
 
 
@@ -192,7 +195,8 @@ def _unfold(
     """Put a folded layer and classifier into the network: the reverse of `_fold`."""
     layer, vector, constant = start
     for linear, branch, (mean, deviation) in zip(network.branches, layer.branches, scales, strict=True):
-        _set(linear.weight, (branch.weight * deviation[:, None]).T)
+        alive = np.where(np.isinf(deviation), np.float32(0.0), deviation)
+        _set(linear.weight, (branch.weight * alive[:, None]).T)
         _set(linear.bias, branch.bias + mean @ branch.weight)
     h_mean, h_deviation = _output_scale(network, blocks, split)
     network.norm.load_state_dict({

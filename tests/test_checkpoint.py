@@ -208,3 +208,14 @@ def test_a_cut_off_file_is_refused(checkpoint, tmp_path, name):
     (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-100])
     with pytest.raises(CheckpointError, match="damaged"):
         load_model(tmp_path)
+
+
+def test_a_channel_that_never_varied_in_training_has_no_say_afterwards(lines, tmp_path):
+    """Trained on Mondays alone, a model must not go wild on the first Tuesday."""
+    events = [(line, json.loads(line)) for line in made_up_reviews(4000)]
+    mondays = [line for line, e in events if e["type"] == "label" or (int(e["ts"] // DAY) + 3) % 7 == 0]
+    options = TrainOptions(hidden=8, fit=FitOptions(epochs=3, batch_size=128))
+    model, _ = train(load_schema(SCHEMA), records(mondays), options)
+    channel = model.schema.channel_names.index("weekday=tuesday")
+    for branch in model.layers[0].branches:
+        assert (branch.weight[channel] == 0).all()
