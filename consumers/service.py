@@ -15,7 +15,8 @@ from pipeline.config import Config
 from pipeline.decoder import Decoder
 from pipeline.evaluate import for_json
 from pipeline.events import REASONS
-from pipeline.log import Log, open_log
+from pipeline.log import Log
+from pipeline.log_url import open_log
 from pipeline.metrics import MetricsServer, QualityCollector, ScorerCollector, new_registry
 from pipeline.model import Model
 from pipeline.scorer import Scorer

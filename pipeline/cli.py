@@ -138,7 +138,7 @@ def _prune(args: Args) -> dict[str, Any]:
 
 
 def _replay(args: Args) -> dict[str, Any]:
-    from pipeline.log import open_log
+    from pipeline.log_url import open_log
     from producers.replay import replay
 
     source = _recorded(args.events)
@@ -211,7 +211,8 @@ def _audit(args: Args) -> dict[str, Any]:
             result = audit(load_model(args.model), log, topics.events, topics.scores, args.sample, show)
     finally:
         log.close()
-    return msgspec.to_builtins(result)  # type: ignore[no-any-return]
+    report: dict[str, Any] = msgspec.to_builtins(result)
+    return report
 
 
 def _record(args: Args) -> dict[str, Any]:
@@ -310,9 +311,11 @@ def _ts_reader(schema_path: Path | None) -> Callable[["Record"], float | None]:
 
         def ts_of(record: "Record") -> float | None:
             try:
-                return decode(record.value).ts  # type: ignore[no-any-return, attr-defined]
+                timed: Any = decode(record.value)
             except (ValueError, RecursionError):
                 return None
+            ts: float | None = timed.ts
+            return ts
 
         return ts_of
     from pipeline.decoder import Decoder
@@ -337,7 +340,7 @@ def _packed(source: Iterator["Record"], size: int, schema_path: Path | None) -> 
 
 
 def _existing_log(url: str) -> "Log":
-    from pipeline.log import open_log
+    from pipeline.log_url import open_log
 
     return open_log(url, create=False)
 

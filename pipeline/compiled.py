@@ -31,17 +31,19 @@ def _cache_folder() -> Path | None:
     return folder if os.access(folder, os.R_OK) else None
 
 
+_numba: Any = numba  # its types know neither its settings nor `_nrt`
 _folder = _cache_folder()
 if _folder is not None:
-    numba.config.CACHE_DIR = str(_folder)  # type: ignore[attr-defined]  # numba's settings are made at run time
+    _numba.config.CACHE_DIR = str(_folder)
 
 # No reference counts: nothing that is compiled here allocates, the caller holds every array, and counting all arrays of
 # the graph's state at every call of a small function made the loop four times slower.
-_jit: Any = numba.njit(cache=_folder is not None, nogil=True, _nrt=False)  # type: ignore[call-overload]
+_jit = _numba.njit(cache=_folder is not None, nogil=True, _nrt=False)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def compiled(function: F) -> F:
     """Compile `function` at its first call, or take it from the cache."""
-    return _jit(function)  # type: ignore[no-any-return]
+    jitted: F = _jit(function)
+    return jitted

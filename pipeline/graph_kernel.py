@@ -4,7 +4,6 @@ The loop returns before an event for which the operation log might be too short,
 a step first reckons its worst case, then acts, so it never stops midway.
 """
 
-
 from pipeline.compiled import compiled
 from pipeline.graph_lists import (
     add_link,

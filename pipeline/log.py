@@ -92,18 +92,6 @@ class Log(Protocol):
         """Let go of the file or the connection; may be called twice, may never be called."""
 
 
-def open_log(url: str, create: bool = True) -> Log:
-    """Open `sqlite:FILE`, or a recorded file by its path; with `create=False` it must exist."""
-    scheme, colon, path = url.partition(":")
-    if colon and scheme == "sqlite" and path:
-        return SqliteLog(path, create)
-    if (colon and scheme == "file" and path) or url.endswith((".jsonl", ".gz", ".zst")):
-        from pipeline.recorded import RecordedFile  # builds on the contract above, so it cannot be imported up there
-
-        return RecordedFile(path if scheme == "file" else url, create=create)
-    raise LogError(f"log {url!r}: expected sqlite:FILE, or a recorded file (.jsonl, .jsonl.gz, .jsonl.zst, file:PATH)")
-
-
 class SqliteLog(Log):
     """The embedded log, one SQLite file.  Many processes may write and read it at once; one object serves one thread.
 

@@ -6,7 +6,8 @@
 A name costs its text, a dict slot and two pointers, about 150 bytes; it is forgotten with its row or list.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,8 +33,8 @@ class Names:
     def intern(self, names: Sequence[str | None], free: list[int]) -> tuple[npt.NDArray[np.int32], list[int]]:
         """Return each name's index, -1 for None, and the new indices, which are popped off `free`."""
         index_by_name = self._index_by_name
-        known: Callable[[str | None], int | None] = index_by_name.get  # type: ignore[assignment]  # None is never a key
-        found = list(map(known, names))
+        known: Any = index_by_name.get  # None is never a key, which its type cannot say
+        found: list[int | None] = list(map(known, names))
         new: list[int] = []
         added: list[str] = []
         if None in found:

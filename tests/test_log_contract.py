@@ -14,7 +14,8 @@ from fakes import Crash, ListLog, one_megabyte_disk
 
 import pipeline.log
 from pipeline.errors import LogError
-from pipeline.log import JSON, PACKED, Log, Message, SqliteLog, open_log
+from pipeline.log import JSON, PACKED, Log, Message, SqliteLog
+from pipeline.log_url import open_log
 from pipeline.recorded import RecordedFile
 
 MakeLog = Callable[[Path], Log]
