@@ -3,7 +3,6 @@
 `deploy/config.toml` documents them; a test holds that file, this tree and the environment's names to one another.
 """
 
-import difflib
 import os
 import tomllib
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from msgspec import Meta, Struct
 
 from pipeline.durations import parse_duration
 from pipeline.errors import ConfigError
+from pipeline.misfit import did_you_mean
 
 PREFIX = "GRAPHSIEVE_"
 NOT_KNOBS = {"GRAPHSIEVE_DATA"}  # where tests and benchmarks find real data
@@ -115,20 +115,15 @@ def _check_keys(tree: dict[str, Any], source: str) -> None:
     for section, keys in tree.items():
         for name in [f"{section}.{key}" for key in keys] if isinstance(keys, dict) else [section]:
             if name not in knobs():
-                raise ConfigError(f"unknown config key {name!r} in {source}: {_hint(name, list(knobs()))}")
+                raise ConfigError(f"unknown config key {name!r} in {source}: {did_you_mean(name, list(knobs()))}")
 
 
 def _knob_of(variable: str) -> tuple[str, str]:
     names = {environment_name(*knob.split(".")): knob for knob in knobs()}
     if variable not in names:
-        raise ConfigError(f"unknown environment variable {variable}: {_hint(variable, list(names))}")
+        raise ConfigError(f"unknown environment variable {variable}: {did_you_mean(variable, list(names))}")
     section, key = names[variable].split(".")
     return section, key
-
-
-def _hint(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
 
 
 def _check_durations(config: Config) -> None:
