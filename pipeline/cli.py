@@ -69,16 +69,33 @@ def _print_report(report: dict[str, Any], as_json: bool) -> None:
 
         print(msgspec.json.encode(report).decode(), flush=True)
         return
+    for line in _readable(report):
+        print(line)
+
+
+def _readable(report: dict[str, Any], indent: str = "") -> Iterator[str]:
+    """A line for each value, wrapped; a table within a table one step to the right."""
+    import textwrap
+
     width = max(map(len, report), default=0)
     for name, value in report.items():
-        print(f"{name:<{width}}  {_readable(value)}")
+        if isinstance(value, dict) and any(isinstance(inner, dict | list) for inner in value.values()):
+            yield indent + name
+            yield from _readable(value, indent + "  ")
+        else:
+            start = f"{indent}{name:<{width}}  "
+            yield from textwrap.wrap(_text(value), 110, initial_indent=start, subsequent_indent=" " * len(start)) or [
+                start
+            ]
 
 
-def _readable(value: Any) -> str:
+def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
+    if isinstance(value, list):
+        return ", ".join(map(_text, value))
     if isinstance(value, dict):
-        return ", ".join(f"{name} {_readable(inner)}" for name, inner in value.items())
+        return ", ".join(f"{name} {_text(inner)}" for name, inner in value.items())
     return "none" if value is None else str(value)
 
 

@@ -22,7 +22,7 @@ from pipeline.cache import Cache
 from pipeline.decoder import Decoder
 from pipeline.errors import DataError
 from pipeline.evaluate import split_rank
-from pipeline.events import LABEL, EventBatch
+from pipeline.events import LABEL, BadEvent, EventBatch
 from pipeline.graph import Applied, Graph
 from pipeline.lists import Lists
 from pipeline.log import Record
@@ -58,6 +58,7 @@ class History:
         self._chunks: list[Applied] = []
         self._raw: list[Floats] = []
         self.events = self.bad = 0
+        first_bad: BadEvent | None = None
         entry_ids: list[str] = []
         order, target = [], []
         labels: dict[str, list[tuple[int, int]]] = {}
@@ -73,9 +74,11 @@ class History:
             _note_labels(batch, self.events, labels)
             self.events += len(batch)
             self.bad += len(bad)
+            first_bad = first_bad or next(iter(bad), None)
         self.entries = len(entry_ids)
         if not self.entries:
-            raise DataError(f"no node event that fits the schema among {self.events + self.bad} events")
+            why = f"; the first bad one: {first_bad.reason}, {first_bad.detail}" if first_bad else ""
+            raise DataError(f"no node event that fits the schema among {self.events + self.bad} events{why}")
         self._find_samples(entry_ids, np.concatenate(order), np.concatenate(target), labels)
 
     def _find_samples(

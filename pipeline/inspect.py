@@ -35,17 +35,14 @@ EXPECTED = "expected a checkpoint or state folder, a snapshot, sqlite:FILE, or a
 
 def inspect(what: str) -> Report:
     """Return what is at a path or log URL; GraphsieveError says what was found if it is none of ours."""
-    scheme, colon, rest = what.partition(":")
-    if colon and scheme in ("sqlite", "file") and rest:
-        return _log(Path(rest)) if scheme == "sqlite" else _recorded(Path(rest))
-    path = Path(what)
+    path = Path(what.removeprefix("sqlite:").removeprefix("file:"))
     if path.is_dir():
         return _folder(path)
     if not path.is_file():
         raise ConfigError(f"nothing at {what!r}: {EXPECTED}")
     if _is_sqlite(path):
         return _log(path)
-    if path.name.endswith(RECORDED_ENDS):
+    if what.startswith("file:") or path.name.endswith(RECORDED_ENDS):
         return _recorded(path)
     raise ConfigError(f"{what!r} is a file of another kind: {EXPECTED}")
 
@@ -134,13 +131,12 @@ def _damage(file: Path, stored: StoredArray) -> str | None:
 
 
 def _is_sqlite(path: Path) -> bool:
+    """Tell by the file's first bytes: opening an empty file would make a log of it."""
     with path.open("rb") as file:
         return file.read(len(SQLITE_START)) == SQLITE_START
 
 
 def _log(path: Path) -> Report:
-    if path.is_file() and not _is_sqlite(path):  # opening would make a log of an empty file
-        raise LogError(f"{path} is no log: {EXPECTED}")
     with contextlib.closing(SqliteLog(path, create=False)) as log:
         topics = {topic: _topic(log, topic) for topic in log.topics()}
         groups: dict[str, Report] = {}

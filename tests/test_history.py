@@ -50,6 +50,11 @@ def test_a_log_without_a_node_is_refused():
         History(world(), records([label("x", 1, 0)]))
 
 
+def test_events_of_another_schema_are_refused_with_the_first_reason():
+    with pytest.raises(DataError, match="among 1 events; the first bad one: missing_field, .*stars"):
+        History(world(), records([{"id": "a", "ts": START, "colour": "blue"}]))
+
+
 def test_a_replay_in_chunks_gives_what_one_scorer_gives():
     events = [node(f"n{i}", i, user="uv"[i % 2]) for i in range(50)]
     history = History(world(), records(events))

@@ -2,13 +2,14 @@
 
 import contextlib
 import json
+import sqlite3
 
 import numpy as np
 import pytest
 from worlds import random_model, world
 
 from pipeline.cli import main
-from pipeline.errors import CheckpointError, ConfigError, DataError, LogError, SnapshotError
+from pipeline.errors import CheckpointError, ConfigError, LogError, SnapshotError
 from pipeline.inspect import inspect
 from pipeline.log import Message, Record, SqliteLog
 from pipeline.recorded import RecordedWriter
@@ -124,7 +125,7 @@ def test_a_log_tells_its_topics_and_how_far_each_group_has_come(log, as_url):
 
 def test_looking_at_a_file_makes_no_log_of_it(tmp_path):
     (tmp_path / "empty.db").touch()
-    with pytest.raises(LogError, match="empty.db is no log: expected"):
+    with pytest.raises(ConfigError, match="empty.db' is a file of another kind: expected"):
         inspect(f"sqlite:{tmp_path}/empty.db")
     assert (tmp_path / "empty.db").stat().st_size == 0
 
@@ -154,10 +155,16 @@ def test_what_is_none_of_ours_is_named(tmp_path):
     ):
         with pytest.raises(ConfigError, match=f"{problem}.*: {expected}"):
             inspect(f"{tmp_path}/{what}")
-    with pytest.raises(LogError, match="no log at"):
-        inspect(f"sqlite:{tmp_path}/nothing.db")
-    with pytest.raises(DataError, match="no recorded file at"):
-        inspect(f"file:{tmp_path}/nothing.jsonl")
+    for url in (f"sqlite:{tmp_path}/nothing.db", f"file:{tmp_path}/nothing.jsonl"):
+        with pytest.raises(ConfigError, match=f"nothing at '{url}': {expected}"):
+            inspect(url)
+
+
+def test_a_database_of_another_program_is_no_log(tmp_path):
+    with contextlib.closing(sqlite3.connect(tmp_path / "other.db")) as db:
+        db.execute("CREATE TABLE notes (text)")
+    with pytest.raises(LogError, match="an SQLite file of another program"):
+        inspect(f"sqlite:{tmp_path}/other.db")
 
 
 def test_the_command_prints_json_and_exits_with_2_on_what_it_does_not_know(log, tmp_path, capsys):
