@@ -157,7 +157,8 @@ def load_model(folder: Path) -> Model:
         hint = "make one with `graphsieve train EVENTS --schema SCHEMA --out MODEL`"
         raise CheckpointError(f"no model in {folder}: {Path(error.filename).name} is missing; {hint}") from None
     except (OSError, ValueError, KeyError, TypeError, IndexError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"the model in {folder} is damaged ({error!r:.200}); train it again") from None
+        problem = str(error) if isinstance(error, ValueError) else repr(error)
+        raise CheckpointError(f"the model in {folder} is damaged: {problem:.200}; train it again") from None
     except SchemaError as error:
         raise CheckpointError(f"the model in {folder} has a schema that this version cannot read: {error}") from None
 
@@ -166,6 +167,9 @@ def _build(about: dict[str, Any], tensors: dict[str, npt.NDArray[Any]]) -> Model
     if about["format"] != FORMAT:
         raise ValueError(f"format {about['format']}, expected {FORMAT}")
     schema = parse_schema(about["schema"], "model.json")
+    channels, tables = len(schema.channel_names), len(tensors["transform.start"]) - 1
+    if channels != tables or len(about["layers"][0]["branches"]) != 1 + len(schema.relations):
+        raise ValueError(f"its schema has {channels} channels and {len(schema.relations)} relations, not the model's")
     layers = [
         Layer([
             Branch(

@@ -210,6 +210,15 @@ def test_a_cut_off_file_is_refused(checkpoint, tmp_path, name):
         load_model(tmp_path)
 
 
+def test_a_schema_that_does_not_fit_the_model_is_refused(checkpoint, tmp_path):
+    load_model(checkpoint).save(tmp_path)
+    about = json.loads((tmp_path / "model.json").read_text())
+    del about["schema"]["relations"]["user"]
+    (tmp_path / "model.json").write_text(json.dumps(about))
+    with pytest.raises(CheckpointError, match="its schema has 46 channels and 3 relations, not the model's"):
+        load_model(tmp_path)
+
+
 def test_a_channel_that_never_varied_in_training_has_no_say_afterwards(lines, tmp_path):
     """Trained on Mondays alone, a model must not go wild on the first Tuesday."""
     events = [(line, json.loads(line)) for line in made_up_reviews(4000)]
