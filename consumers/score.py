@@ -28,10 +28,11 @@ from pipeline.decoder import Decoder
 from pipeline.errors import LogError, SnapshotError
 from pipeline.events import BadEvent, EventBatch
 from pipeline.graph_state import EXPIRED
-from pipeline.log import Log, Record
+from pipeline.log import PACKED, Log, Record
 from pipeline.messages import dead_letters, score_messages
 from pipeline.model import Model
-from pipeline.schema import EVENT_TYPES
+from pipeline.packed_codec import encode_packed
+from pipeline.schema import EVENT_TYPES, Schema
 from pipeline.scorer import Scored, Scorer
 from pipeline.snapshot import SnapshotStore, read_manifest, read_snapshot
 from pipeline.stats import OUTCOMES, ServiceStats
@@ -142,7 +143,10 @@ class ScoreConsumer:
         events, bad = self._decoder.decode(records)
         times.append(self.monotonic())
         scored = self.scorer.score(events)
-        bad = sorted([*bad, *expired(events, scored, records)], key=lambda event: (event.position, event.index))
+        bad = sorted(
+            [*bad, *expired(self.model.schema, events, scored, records)],
+            key=lambda event: (event.position, event.index),
+        )
         times.append(self.monotonic())
         spam = self._commit(records, events, scored, bad)
         times.append(self.monotonic())
@@ -237,9 +241,10 @@ class ScoreConsumer:
         self.stats.score_latency.observe(committed_at - read_at[message])
 
 
-def expired(events: EventBatch, scored: Scored, records: Sequence[Record]) -> Iterable[BadEvent]:
+def expired(schema: Schema, events: EventBatch, scored: Scored, records: Sequence[Record]) -> Iterable[BadEvent]:
     """The events that came later than their node would have lived: nothing scored them, so they are set aside."""
     for i in np.flatnonzero(scored.outcome == EXPIRED).tolist():
         position = int(events.position[i])
-        raw = records[position - records[0].position].value
+        record = records[position - records[0].position]
+        raw = encode_packed(schema, events.alone(i)) if record.content_type == PACKED else record.value
         yield BadEvent(position, int(events.index[i]), "expired", "the event is older than ttl", raw)

@@ -145,16 +145,15 @@ def map_records(lines: list[bytes]):
 def kill_at_random(model: Path, folder: Path, lines: list[bytes], kills: int, seed: int) -> Path:
     """Serve the log with tiny batches and constant snapshots, killed -9 again and again, then let it finish."""
     path, chance = fill(folder, lines), random.Random(seed)
-    options = ["--model", model, "--log", f"sqlite:{path}", "--state", folder / "state", "--until-end"]
-    options += ["--max-batch", 64, "--snapshot-every", "5ms"]
+    usual = [*scoring(model, path, folder / "state"), "--until-end"]
     for _ in range(kills):
-        process = graphsieve("score", *options)
+        process = graphsieve(*usual, "--max-batch", 64, "--snapshot-every", "30ms")
         # Spread over start, recovery, batches, commits and snapshots: measured from when the log begins to move.
         wait_for_progress(path, process)
         time.sleep(chance.uniform(0, 0.25))
         process.kill()
         process.communicate()
-    report_of("score", *options)
+    report_of(*usual)
     return path
 
 
