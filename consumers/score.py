@@ -246,5 +246,5 @@ def expired(schema: Schema, events: EventBatch, scored: Scored, records: Sequenc
     for i in np.flatnonzero(scored.outcome == EXPIRED).tolist():
         position = int(events.position[i])
         record = records[position - records[0].position]
-        raw = encode_packed(schema, events.alone(i)) if record.content_type == PACKED else record.value
+        raw = encode_packed(schema, events.part(i, i + 1)) if record.content_type == PACKED else record.value
         yield BadEvent(position, int(events.index[i]), "expired", "the event is older than ttl", raw)

@@ -72,13 +72,13 @@ class EventBatch:
         columns["edge_event"] = renumbered[columns["edge_event"]]
         return EventBatch(**columns)
 
-    def alone(self, i: int) -> "EventBatch":
-        """Return event `i` as a batch of its own."""
-        first, last = np.searchsorted(self.edge_event, (i, i + 1)).tolist()
-        columns = {name: getattr(self, name)[i : i + 1] for name in _EVENT_COLUMNS}
+    def part(self, start: int, stop: int) -> "EventBatch":
+        """Return the events from `start` up to `stop` as a batch of their own, without looking at the others."""
+        first, last = np.searchsorted(self.edge_event, (start, stop)).tolist()
+        columns = {name: getattr(self, name)[start:stop] for name in _EVENT_COLUMNS}
         columns |= {name: getattr(self, name)[first:last] for name in _EDGE_COLUMNS}
-        columns["keys"] = [keys[i : i + 1] for keys in self.keys]
-        columns["edge_event"] = columns["edge_event"] - np.int32(i)
+        columns["keys"] = [keys[start:stop] for keys in self.keys]
+        columns["edge_event"] = columns["edge_event"] - np.int32(start)
         return EventBatch(**columns)
 
     @staticmethod

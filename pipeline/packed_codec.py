@@ -94,7 +94,7 @@ class PackedReader:
 
     def _bad_event(self, batch: EventBatch, i: int, reason: str, detail: str) -> BadEvent:
         # Not the whole message: a thousand bad events in one would make a thousand copies of it.
-        raw = encode_packed(self._schema, batch.alone(i))
+        raw = encode_packed(self._schema, batch.part(i, i + 1))
         return BadEvent(int(batch.position[i]), i, reason, detail, raw)
 
     def _batch(self, packed: _Packed, record: Record) -> EventBatch:

@@ -413,7 +413,11 @@ def test_take_renumbers_the_edges_of_the_events_that_stay():
     events = [{"type": "edge", "relation": "friend", "src": s, "dst": d, "ts": START} for s, d in ("ab", "cd", "ef")]
     batch = decoded(world(), events).take(np.array([True, False, True]))
     assert (batch.id, batch.edge_event.tolist(), batch.edge_other) == (["a", "e"], [0, 1], ["b", "f"])
-    assert (batch.alone(1).id, batch.alone(1).edge_event.tolist(), batch.alone(1).edge_other) == (["e"], [0], ["f"])
+    assert (batch.part(1, 2).id, batch.part(1, 2).edge_event.tolist(), batch.part(1, 2).edge_other) == (
+        ["e"],
+        [0],
+        ["f"],
+    )
 
 
 def test_the_codes_of_the_types_are_fixed_for_packed_messages_hold_them():

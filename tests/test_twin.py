@@ -25,8 +25,7 @@ def pieces(events: EventBatch, sizes: list[int]) -> list[EventBatch]:
     cut, start = [], 0
     while start < len(events):
         stop = start + sizes[len(cut) % len(sizes)]
-        place = np.arange(len(events))
-        cut.append(events.take((place >= start) & (place < stop)))
+        cut.append(events.part(start, stop))
         start = stop
     return cut
 
