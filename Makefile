@@ -33,7 +33,7 @@ $(INSTALLED): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[train,kafka,dev]'
 	@touch $@
 
-demo: install ## train, prune and serve a synthetic stream; ends with a table and demo/report.png (two minutes)
+demo: install ## train, prune and serve a synthetic stream; ends with a table and demo/report.png (a minute or two)
 	@$(BIN)/graphsieve demo --out demo
 
 test: lint ## lint, then the test suite; tests that need the real data skip where it is absent

@@ -43,7 +43,7 @@ SAY_EVERY_SECONDS = 3.0
 
 @dataclass(frozen=True)
 class Scale:
-    """How much the demo does; by default some two minutes on two cores."""
+    """How much the demo does; by default one to two minutes on two cores."""
 
     events: int = 90_000
     budgets: tuple[int, ...] = (2, 4, 8)
