@@ -151,8 +151,7 @@ class Graph:
 
     def restore(self, arrays: dict[str, npt.NDArray[np.generic]]) -> None:
         """Take up the state that `export` gave."""
-        fields = {name: np.array(arrays[f"graph.{name}"]) for name in State._fields}
-        self._state = State(**fields)
+        self._state = State(*(_as_ours(arrays[f"graph.{name}"], ours) for name, ours in self._state._asdict().items()))
         self._ids = Names.restore(arrays, "graph.ids")
         self._keys = [Names.restore(arrays, f"graph.keys{g}") for g in range(len(self._keys))]
         used = np.zeros(self.row_capacity, np.bool_)
@@ -282,6 +281,13 @@ class Graph:
         state.free_lists[meta["free_lists"] : meta["free_lists"] + len(gone)] = gone
         meta["free_lists"] += len(gone)
         meta["idle_rows"], meta["idle_lists"] = 0, 0
+
+
+def _as_ours(array: npt.NDArray[np.generic], ours: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    """Copy `array` to the very type of `ours`: a record type from a file equals it, but numba would compile anew."""
+    copy = np.empty(array.shape, ours.dtype)
+    copy[...] = array
+    return copy
 
 
 def _longer(array: npt.NDArray[np.generic], more: int) -> npt.NDArray[np.generic]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import REPOSITORY
 from sklearn.metrics import roc_auc_score
 
 from pipeline.decoder import Decoder
@@ -18,7 +19,6 @@ from pipeline.schema import load_schema
 from producers.networks import network_events, network_summary, read_network
 from producers.reviews import read_reviews, review_events, review_order, review_summary
 from producers.synthetic import DAY, START_TS, SyntheticStream, synthetic_events
-from tests.conftest import REPOSITORY
 
 REVIEWS = """\
 anna cafe 5.0 1 2011-06-08

@@ -314,23 +314,32 @@ def test_two_consumers_of_one_state_folder_are_told_apart(model, lines, tmp_path
 def test_a_second_consumer_of_one_group_is_fenced(model, lines, tmp_path):
     path = fill(tmp_path, [])
     both = [graphsieve(*scoring(model, path, tmp_path / f"state{i}")) for i in (1, 2)]
-    log = SqliteLog(path)
-    deadline, fed = time.monotonic() + 60, 0
-    while all(process.poll() is None for process in both) and time.monotonic() < deadline:
-        log.append("events", [Message(line) for line in lines[fed : fed + 10]])
-        fed += 10
-        time.sleep(0.05)
-    log.close()
-    ended = []
-    for process in both:
-        process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=30)
-        ended.append((process.returncode, err))
+    try:
+        feed_until_one_ends(path, both, lines)
+        ended = [(process.returncode, err) for process, err in ((p, stopped(p)) for p in both)]
+    finally:
+        for process in both:
+            process.kill()
     (calm, _), (fenced, said) = sorted(ended)
     assert (calm, fenced) == (0, 2)
     assert "group 'graphsieve'" in said
     positions = [s["position"] for s in outputs(path)["scores"]]
     assert len(positions) == len(set(positions))
+
+
+def feed_until_one_ends(path: Path, both: list[subprocess.Popen], lines: list[bytes]) -> None:
+    log, deadline, fed = SqliteLog(path), time.monotonic() + 120, 0
+    while all(process.poll() is None for process in both) and time.monotonic() < deadline:
+        log.append("events", [Message(line) for line in lines[fed : fed + 5]])
+        fed += 5
+        time.sleep(0.05)
+    log.close()
+
+
+def stopped(process: subprocess.Popen) -> str:
+    """Ask a consumer to stop; return what it said."""
+    process.send_signal(signal.SIGTERM)
+    return process.communicate(timeout=60)[1]
 
 
 def test_serving_imports_neither_torch_nor_scikit_learn_nor_networkx(model, lines, tmp_path):
