@@ -16,14 +16,3 @@ def parse_duration(text: str) -> float:
     if found is None:
         raise ValueError(f"{text!r} is no duration: write a number and one of {', '.join(_SECONDS)}, like '30d'")
     return float(found[1]) * _SECONDS[found[2]]
-
-
-def format_duration(seconds: float) -> str:
-    """Return `seconds` to three digits, with the largest unit that leaves a number of at least 1.
-
-    >>> format_duration(86400), format_duration(90), format_duration(0.010), format_duration(86_356_800)
-    ('1d', '1.5m', '10ms', '1000d')
-    """
-    unit = max((u for u in _SECONDS if u != "w" and _SECONDS[u] <= seconds), key=_SECONDS.__getitem__, default="ms")
-    rounded = float(f"{seconds / _SECONDS[unit]:.3g}")
-    return f"{rounded:.15g}{unit}"  # .3g alone would write 1000 as 1e+03

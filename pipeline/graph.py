@@ -116,10 +116,6 @@ class Graph:
         return len(self._state.lists) - int(self._state.meta["free_lists"][0])
 
     @property
-    def link_count(self) -> int:
-        return int(np.count_nonzero(self._state.links["entered"]))
-
-    @property
     def expired_count(self) -> int:
         return int(self._state.meta["expired"][0])
 

@@ -3,16 +3,14 @@
 import doctest
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from pipeline import durations
-from pipeline.durations import format_duration, parse_duration
+from pipeline.durations import parse_duration
 
 
 def test_the_examples_in_the_docstrings_hold():
     results = doctest.testmod(durations)
-    assert (results.attempted, results.failed) == (2, 0)
+    assert (results.attempted, results.failed) == (1, 0)
 
 
 def test_white_space_is_no_matter():
@@ -26,8 +24,3 @@ def test_what_is_no_duration_is_refused_with_the_form_that_is_expected(text):
     with pytest.raises(ValueError) as error:
         parse_duration(text)
     assert str(error.value) == f"{text!r} is no duration: write a number and one of ms, s, m, h, d, w, like '30d'"
-
-
-@given(st.floats(1e-3, 1e9))
-def test_a_formatted_duration_is_read_back_to_three_digits(seconds):
-    assert parse_duration(format_duration(seconds)) == pytest.approx(seconds, rel=5e-3)
