@@ -332,7 +332,7 @@ def test_processes_that_append_at_once_leave_no_gap_and_keep_their_own_order(tmp
     for name in "abc":
         assert [int(record.value) for record in records if record.key == name] == list(range(3000))
     changes = sum(1 for one, next_one in zip(records, records[1:], strict=False) if one.key != next_one.key)
-    assert changes > 10  # they did take turns
+    assert changes > 2  # they did overlap: one after the other would change hands twice
 
 
 def test_what_one_consumer_committed_fences_another_process(sqlite_log: SqliteLog, tmp_path: Path):
