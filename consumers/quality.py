@@ -18,17 +18,14 @@ from typing import NamedTuple
 
 import msgspec
 
-from pipeline.errors import LogError
 from pipeline.evaluate import for_json, split_rank, summary
-from pipeline.log import Log, Record
+from pipeline.log import Log, Record, read_before, read_to_end
 from pipeline.stats import QualityStats
 
 Label = tuple[int, str, int]  # position in the events topic, id, 1 = spam or 0 = not
 LabelsOf = Callable[[Sequence[Record]], Iterable[Label]]
 
 EVENTS, SCORES = "events", "scores"
-READ_RECORDS = 4096  # at once
-READ_TIMEOUT_SECONDS = 10.0  # for records that the log says are there
 
 
 class Score(msgspec.Struct, frozen=True, gc=False):
@@ -155,13 +152,13 @@ def quality(
     """
     first = 0 if after is None else after + 1
     state, decoder = JoinState(), ScoreDecoder()
-    for records in _read_to_end(log, SCORES, 0):
+    for records in read_to_end(log, SCORES, 0):
         for score in decoder.decode(records, first):
             state.add_score(score)
     scored = state.pending
     joined = [
         one
-        for records in _read_to_end(log, EVENTS, first)
+        for records in read_to_end(log, EVENTS, first)
         for label in labels_of(records)
         for one in state.add_label(*label)
     ]
@@ -213,7 +210,7 @@ class Follower:
     def _read_scores(self) -> bool:
         committed = self._log.committed(self._group, EVENTS)  # read first: its scores are then before `end`
         end = self._log.end(SCORES)
-        records = _read(self._log, SCORES, self._scores_position, end)
+        records = read_before(self._log, SCORES, self._scores_position, end)
         reached = 0
         # Scores come in order: one from before what has been published is published for the second time.
         for score in self._decoder.decode(records, max(self._first, self._published_to)):
@@ -227,7 +224,7 @@ class Follower:
         return bool(records) or self._events_position < self._published_to
 
     def _read_labels(self) -> None:
-        records = _read(self._log, EVENTS, self._events_position, self._published_to)
+        records = read_before(self._log, EVENTS, self._events_position, self._published_to)
         self._events_position += len(records)
         for label in self._labels_of(records):
             joined = self._state.add_label(*label)
@@ -243,25 +240,3 @@ class Follower:
         stats.auroc, stats.average_precision = figures["auroc"], figures["ap"]
         stats.precision, stats.recall = figures["precision"], figures["recall"]
         stats.threshold, stats.spam_share = figures["threshold"], figures["spam_share"]
-
-
-def _read_to_end(log: Log, topic: str, position: int) -> Iterator[list[Record]]:
-    """Yield what the topic holds now, from `position` on."""
-    end = log.end(topic)
-    while position < end:
-        records = _read(log, topic, position, end)
-        yield records
-        position += len(records)
-
-
-def _read(log: Log, topic: str, position: int, end: int) -> list[Record]:
-    """Return the next records before `end`, at least one if there is any."""
-    if position >= end:
-        return []
-    records = log.read_batch(topic, position, min(READ_RECORDS, end - position), READ_TIMEOUT_SECONDS)
-    if not records:
-        raise LogError(
-            f"topic {topic!r} gave nothing at position {position} for {READ_TIMEOUT_SECONDS:.0f} s, expected records "
-            f"up to {end}: see whether the log is in good health, then start again"
-        )
-    return records

@@ -10,12 +10,10 @@ import numpy.typing as npt
 from pipeline.decoder import Decoder
 from pipeline.errors import LogError
 from pipeline.events import EventBatch
-from pipeline.log import Log, Record
+from pipeline.log import Log, read_to_end
 from pipeline.messages import ScoreMessage
 from pipeline.model import Model
 from pipeline.twin import Twin
-
-CHUNK = 1000  # records a read
 
 Place = tuple[int, int]  # position of the message, index of the event in it
 
@@ -46,7 +44,7 @@ def audit(
     last = max(position for position, _ in published)
     twin, decoder = Twin(model), Decoder(model.schema)
     result = Audit(0, 0.0, None)
-    for records in _read(log, events_topic, last + 1):
+    for records in read_to_end(log, events_topic, end=last + 1):
         events, _ = decoder.decode(records)
         _compare(twin, events, published, result)
         progress(records[-1].position + 1, last + 1)
@@ -71,7 +69,7 @@ def _compare(twin: Twin, events: EventBatch, published: dict[Place, ScoreMessage
 
 def _published(log: Log, topic: str, version: str) -> Iterator[ScoreMessage]:
     decode = msgspec.json.Decoder(ScoreMessage).decode
-    for records in _read(log, topic, log.end(topic)):
+    for records in read_to_end(log, topic):
         for record in records:
             message = decode(record.value)
             if message.model == version:
@@ -81,13 +79,3 @@ def _published(log: Log, topic: str, version: str) -> Iterator[ScoreMessage]:
 def _sample(messages: list[ScoreMessage], sample: int) -> dict[Place, ScoreMessage]:
     chosen = np.linspace(0, len(messages) - 1, min(sample, len(messages))).astype(int).tolist()
     return {(messages[i].position, messages[i].index): messages[i] for i in chosen}
-
-
-def _read(log: Log, topic: str, end: int) -> Iterator[list[Record]]:
-    position = 0
-    while position < end:
-        records = log.read_batch(topic, position, min(CHUNK, end - position), 0.0)
-        if not records:
-            return
-        yield records
-        position = records[-1].position + 1

@@ -363,11 +363,10 @@ def _existing_log(url: str) -> "Log":
 
 
 def _records(log: "Log", topic: str) -> Iterator["Record"]:
-    position, end = 0, log.end(topic)
-    while position < end:
-        for record in log.read_batch(topic, position, 4096, 0.0):
-            yield record
-            position = record.position + 1
+    from pipeline.log import read_to_end
+
+    for records in read_to_end(log, topic):
+        yield from records
 
 
 def _write_lines(path: Path, lines: Iterator[bytes]) -> int:

@@ -32,6 +32,8 @@ APPLICATION_ID = 0x67734C47  # "gsLG" in the file's header: this SQLite file is 
 FORMAT = 1  # user_version in the header; raise it when the tables change
 MAX_READ_BYTES = 64 << 20  # one read_batch stops here, so that a flood of huge messages cannot exhaust the memory
 CHECKPOINT_PAGES = 4000  # 16 MB: a commit that copies them into the file waits for the disk; this keeps it out of p99
+READ_RECORDS = 4096  # at once, by those who read a topic to its end
+READ_TIMEOUT_SECONDS = 10.0  # for records that the log says are there
 SHORTEST_POLL_SECONDS, LONGEST_POLL_SECONDS = 0.0002, 0.005
 
 # SQLite's result code -> what happened and what to do about it
@@ -90,6 +92,28 @@ class Log(Protocol):
 
     def close(self) -> None:
         """Let go of the file or the connection; may be called twice, may never be called."""
+
+
+def read_to_end(log: Log, topic: str, position: int = 0, end: int | None = None) -> Iterator[list[Record]]:
+    """Yield what the topic holds from `position` up to `end`, or to its present end."""
+    end = log.end(topic) if end is None else end
+    while position < end:
+        records = read_before(log, topic, position, end)
+        yield records
+        position = records[-1].position + 1
+
+
+def read_before(log: Log, topic: str, position: int, end: int) -> list[Record]:
+    """Return the next records before `end`, at least one if there is any; LogError if the log gives none of them."""
+    if position >= end:
+        return []
+    records = log.read_batch(topic, position, min(READ_RECORDS, end - position), READ_TIMEOUT_SECONDS)
+    if not records:
+        raise LogError(
+            f"topic {topic!r} gave nothing at position {position} for {READ_TIMEOUT_SECONDS:.0f} s, expected records "
+            f"up to {end}: see whether the log is in good health, then start again"
+        )
+    return records
 
 
 class SqliteLog(Log):
