@@ -208,15 +208,14 @@ class Follower:
         return self._read_scores()
 
     def _read_scores(self) -> bool:
-        committed = self._log.committed(self._group, EVENTS)  # read first: its scores are then before `end`
+        committed = self._log.committed(self._group, EVENTS).position  # read first: its scores are then before `end`
         end = self._log.end(SCORES)
-        records = read_before(self._log, SCORES, self._scores_position, end)
+        records, self._scores_position, _ = read_before(self._log, SCORES, self._scores_position, end)
         reached = 0
         # Scores come in order: one from before what has been published is published for the second time.
         for score in self._decoder.decode(records, max(self._first, self._published_to)):
             self._state.add_score(score)
             reached = score.position
-        self._scores_position += len(records)
         if self._scores_position == end:
             reached = committed
         self._published_to = max(self._published_to, min(reached, committed))
@@ -224,8 +223,7 @@ class Follower:
         return bool(records) or self._events_position < self._published_to
 
     def _read_labels(self) -> None:
-        records = read_before(self._log, EVENTS, self._events_position, self._published_to)
-        self._events_position += len(records)
+        records, self._events_position, _ = read_before(self._log, EVENTS, self._events_position, self._published_to)
         for label in self._labels_of(records):
             joined = self._state.add_label(*label)
             self._stats.joined += len(joined)

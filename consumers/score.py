@@ -28,7 +28,7 @@ from pipeline.decoder import Decoder
 from pipeline.errors import LogError, SnapshotError
 from pipeline.events import BadEvent, EventBatch
 from pipeline.graph_state import EXPIRED
-from pipeline.log import PACKED, Log, Record
+from pipeline.log import PACKED, Log, Move, Read, Record, read_before
 from pipeline.messages import dead_letters, score_messages
 from pipeline.model import Model
 from pipeline.packed_codec import encode_packed
@@ -38,7 +38,6 @@ from pipeline.snapshot import SnapshotStore, read_manifest, read_snapshot
 from pipeline.stats import OUTCOMES, ServiceStats
 
 POLL_SECONDS = 0.1  # the longest that a stop goes unnoticed
-REPLAY_RECORDS = 4096  # a read while recovering
 
 
 @dataclass
@@ -54,14 +53,17 @@ class ScoreConsumer:
     clock: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.perf_counter
 
-    position: int = field(default=0, init=False)  # the next to read; all before it is applied and committed
+    position: int = field(default=0, init=False)  # all before it is applied and committed
     scorer: Scorer = field(init=False)
     beat: float = field(default=0.0, init=False)  # monotonic seconds when the loop last came round
+    _read_to: int = field(default=0, init=False)  # the next to read; what lies between waits in the batcher
+    _committed: int = field(default=0, init=False)  # where the group stood at the start
     _snapshot_position: int = field(default=-1, init=False)
     _snapshot_due: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
         self._decoder = Decoder(self.model.schema, self.config.score.max_message_bytes)
+        self._topic = self.config.topics.events
         self._version = self.model.version
         self.beat = self.monotonic()
         self.scorer = Scorer(self.model, self.monotonic)
@@ -71,29 +73,39 @@ class ScoreConsumer:
 
     # -- recovery --
 
-    def recover(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
-        """Load the newest sound snapshot and replay to the committed position; nothing is published."""
-        committed = self.log.committed(self.config.score.group, self.config.topics.events)
-        self._load_snapshot(committed)
+    def recover(self, stop: threading.Event, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
+        """Load the newest sound snapshot and replay to the committed position, unless stopped; nothing is published."""
+        committed = self.log.committed(self.config.score.group, self._topic)
+        self.position, self._committed = committed
+        self._load_snapshot(committed.position)
         start = self.position
-        while self.position < committed:
-            wanted = min(REPLAY_RECORDS, committed - self.position)
-            records = self.log.read_batch(self.config.topics.events, self.position, wanted, 0.0)
-            if not records:
-                group = self.config.score.group
-                raise LogError(
-                    f"the log ends at {self.position}, but group {group!r} has committed {committed}: "
-                    "events were removed; start with another --group and an empty --state"
-                )
-            events, _ = self._decoder.decode(records)
-            self.scorer.score(events)
-            self.position = records[-1].position + 1
+        while self.position < self._committed and not stop.is_set():
+            read = self._read_committed()
+            if read.records:
+                events, _ = self._decoder.decode(read.records)
+                self.scorer.score(events)
+            self.position = read.position
             self.beat = self.monotonic()
-            self.stats.restore_progress = (self.position - start) / (committed - start)
-            progress(self.position - start, committed - start)
-        self.stats.restore_progress = 1.0
+            self.stats.restore_progress = (self.position - start) / (self._committed - start)
+            progress(self.position - start, self._committed - start)
+        self.stats.restore_progress = 1.0 if self.recovered else self.stats.restore_progress
         self._note_state()
         self._snapshot_due = self.monotonic() + self.config.score.snapshot_every_seconds
+
+    @property
+    def recovered(self) -> bool:
+        """Is the state that of the committed position?"""
+        return self.position >= self._committed
+
+    def _read_committed(self) -> Read:
+        """Return records before the committed position; it is beyond the log's end if somebody removed events."""
+        end = self.log.end(self._topic)
+        if end < self._committed:
+            raise LogError(
+                f"the log ends at {end}, but group {self.config.score.group!r} has committed {self._committed}: "
+                "events were removed; start with another --group and an empty --state"
+            )
+        return read_before(self.log, self._topic, self.position, self._committed)
 
     def _load_snapshot(self, committed: int) -> None:
         for path in self.store.paths():
@@ -118,16 +130,15 @@ class ScoreConsumer:
 
     def run(self, stop: threading.Event, until: int | None = None) -> None:
         """Score until `stop` is set, or up to position `until`; then finish the batch and write a snapshot."""
-        read_to = self.position
-        while not stop.is_set() and (until is None or read_to < until):
+        self._read_to = self.position
+        while not stop.is_set() and (until is None or self._read_to < until):
             now = self.beat = self.monotonic()
-            room = self._batcher.room() if until is None else min(self._batcher.room(), until - read_to)
+            room = self._batcher.room() if until is None else min(self._batcher.room(), until - self._read_to)
             timeout = max(0.0, min(self._batcher.due_at() - now, POLL_SECONDS))
-            records = self.log.read_batch(self.config.topics.events, read_to, room, timeout)
+            read = self.log.read_batch(self._topic, self._read_to, room, timeout)
             now = self.monotonic()
-            if records:
-                read_to = records[-1].position + 1
-                self._batcher.add_all([(record, now) for record in records], now)
+            self._read_to, self.stats.log_end = read.position, read.end
+            self._batcher.add_all([(record, now) for record in read.records], now)
             self._serve(self._batcher.take_if_due(now))
             self._snapshot_if_due()
         self._serve(self._batcher.take_all())
@@ -135,7 +146,6 @@ class ScoreConsumer:
 
     def _serve(self, batch: Sequence[tuple[Record, float]]) -> None:
         """Score one micro-batch and commit it."""
-        self.stats.log_end = self.log.end(self.config.topics.events)
         if not batch:
             return
         times = [self.monotonic()]
@@ -148,21 +158,21 @@ class ScoreConsumer:
             key=lambda event: (event.position, event.index),
         )
         times.append(self.monotonic())
-        spam = self._commit(records, events, scored, bad)
+        spam = self._commit(events, scored, bad)
         times.append(self.monotonic())
         self._count(batch, events, scored, bad, spam)
         decode, _, commit = (later - earlier for earlier, later in pairwise(times))
         self._time(decode, scored, commit)
         self._count_latency(batch, events, scored, times[-1])
 
-    def _commit(self, records: list[Record], events: EventBatch, scored: Scored, bad: list[BadEvent]) -> int:
+    def _commit(self, events: EventBatch, scored: Scored, bad: list[BadEvent]) -> int:
         topics = self.config.topics
         messages, spam = score_messages(events, scored, self.model.threshold, self._version, self.clock())
         outputs = {topics.scores: messages, topics.dead_letters: list(dead_letters(bad))}
-        end = records[-1].position + 1
         written = {topic: said for topic, said in outputs.items() if said}
-        self.log.commit(self.config.score.group, topics.events, self.position, end, written)
-        self.position = end
+        move = Move(self.position, self._read_to)  # a batch holds all that was read
+        self.log.commit(self.config.score.group, {self._topic: move}, written)
+        self.position = self._read_to
         return spam
 
     # -- snapshots --
@@ -179,6 +189,7 @@ class ScoreConsumer:
             return
         began = self.monotonic()
         try:
+            self.log.flush()
             manifest = self.store.write(self.position, self._version, self.scorer.export(), self.clock())
         except SnapshotError as error:
             self.stats.snapshot_failures += 1
@@ -237,14 +248,17 @@ class ScoreConsumer:
     ) -> None:
         """From the read of an event's message to the commit of its score."""
         read_at = np.array([when for _, when in batch])
-        message = events.position[scored.event] - batch[0][0].position
+        positions = np.array([record.position for record, _ in batch])
+        message = np.searchsorted(positions, events.position[scored.event])
         self.stats.score_latency.observe(committed_at - read_at[message])
 
 
 def expired(schema: Schema, events: EventBatch, scored: Scored, records: Sequence[Record]) -> Iterable[BadEvent]:
     """The events that came later than their node would have lived: nothing scored them, so they are set aside."""
-    for i in np.flatnonzero(scored.outcome == EXPIRED).tolist():
+    late = np.flatnonzero(scored.outcome == EXPIRED).tolist()
+    by_position = {record.position: record for record in records} if late else {}
+    for i in late:
         position = int(events.position[i])
-        record = records[position - records[0].position]
+        record = by_position[position]
         raw = encode_packed(schema, events.part(i, i + 1)) if record.content_type == PACKED else record.value
         yield BadEvent(position, int(events.index[i]), "expired", "the event is older than ttl", raw)

@@ -53,7 +53,7 @@ def serve_scores(
             )  # fmt: skip
             stack.callback(server.close)
         warm_up(model)
-        consumer.recover(progress)
+        consumer.recover(stop, progress)
         began = time.perf_counter()
         consumer.run(stop, log.end(config.topics.events) if until_end else None)
         return _report(consumer, time.perf_counter() - began)

@@ -1,7 +1,7 @@
 """Group records into micro-batches by size or age, whichever comes first.
 
-    records = log.read_batch(topic, position, batcher.room(), timeout)
-    batcher.add_all(records, now)
+    read = log.read_batch(topic, position, batcher.room(), timeout)
+    batcher.add_all(read.records, now)
     batch = batcher.take_if_due(now)   # [] until the batch is due
 
 The age limit runs from the oldest waiting record, so none waits for company longer than `max_wait_seconds`. Never more

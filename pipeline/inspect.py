@@ -21,10 +21,11 @@ from typing import Any
 import msgspec
 
 from pipeline.errors import ConfigError, LogError, SnapshotError
-from pipeline.log import Record, SqliteLog
+from pipeline.log import Record
 from pipeline.model import Layer, load_model
 from pipeline.recorded import read_messages
 from pipeline.snapshot import SnapshotStore, StoredArray, read_manifest
+from pipeline.sqlite_log import SqliteLog
 
 Report = dict[str, Any]
 
@@ -147,10 +148,11 @@ def _log(path: Path) -> Report:
 
 def _topic(log: SqliteLog, topic: str) -> Report:
     end = log.end(topic)
-    ends = (
-        [log.read_batch(topic, position, 1, 0.0)[0].appended_at for position in (0, end - 1)] if end else [math.nan] * 2
-    )
-    return {"messages": end, "first_appended": _time(ends[0]), "last_appended": _time(ends[1])}
+    first, last = (log.read_batch(topic, position, 1, 0.0).records for position in (0, end - 1)) if end else ([], [])
+    ends = {"first_appended": first, "last_appended": last}
+    return {"messages": end} | {
+        name: _time(found[0].appended_at if found else math.nan) for name, found in ends.items()
+    }
 
 
 def _positions(path: Path) -> list[tuple[str, str, int]]:

@@ -1,60 +1,38 @@
 """The event log: topics of messages, and how far each group of consumers has come in them.
 
     topic "events"   position  0      1      2      3            append puts messages at the end, in order,
-                              [..]   [..]   [..]   [..]   end=4  without gaps, never changed afterwards
-    group "score"                           ^ committed=2        position = the next one to read
+                              [..]   [..]   [..]   [..]   end=4  never changed afterwards
+    group "score"                           ^ position=2         position = the next one to read
 
-`Log` is the contract; one test module holds every log to it.  `SqliteLog` keeps it in one file: a table per topic and
-one of positions, so that the outputs of a micro-batch and the position it ends at are one transaction.
+A position that no record has is possible in some logs (Kafka keeps the marks of transactions there): whoever reads goes
+on at the position that the read gave, not at the last record's plus one. A log may forget its oldest messages; then a
+topic begins after 0.
 
-    topic_NAME   position INTEGER PRIMARY KEY, appended_at REAL, key TEXT, content_type TEXT, value BLOB
-    positions    consumer_group, topic -> position
-
-A transaction survives the end of the process at any instant.  A power cut may take the latest ones, newest first and
-each as a whole: the file is never half written, but may be some milliseconds older than what was seen of it.
+`Log` is the contract; one test module holds every log to it.
 """
 
-import contextlib
-import re
-import sqlite3
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from pipeline.errors import LogError
 
 JSON = "application/json"
 PACKED = "application/x-graphsieve-packed"
+TOMBSTONE = "application/x-graphsieve-tombstone"  # a message without a value: what its key names is gone
 
-TOPIC_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
-APPLICATION_ID = 0x67734C47  # "gsLG" in the file's header: this SQLite file is a log
-FORMAT = 1  # user_version in the header; raise it when the tables change
-MAX_READ_BYTES = 64 << 20  # one read_batch stops here, so that a flood of huge messages cannot exhaust the memory
-CHECKPOINT_PAGES = 4000  # 16 MB: a commit that copies them into the file waits for the disk; this keeps it out of p99
 READ_RECORDS = 4096  # at once, by those who read a topic to its end
 READ_TIMEOUT_SECONDS = 10.0  # for records that the log says are there
-SHORTEST_POLL_SECONDS, LONGEST_POLL_SECONDS = 0.0002, 0.005
 
-# SQLite's result code -> what happened and what to do about it
-ERRORS = {
-    sqlite3.SQLITE_NOTADB: ("it is not a log", "name another file, or remove this one"),
-    sqlite3.SQLITE_CORRUPT: ("the file is damaged", "restore it from a copy, or replay the events to a new log"),
-    sqlite3.SQLITE_FULL: ("the disk is full, nothing of this batch was written", "free some space and start again"),
-    sqlite3.SQLITE_IOERR: ("the disk failed, nothing of this batch was written", "check its health and free space"),
-    sqlite3.SQLITE_READONLY: ("cannot be written to", "make the file, its folder and its disk writable"),
-    sqlite3.SQLITE_CANTOPEN: ("cannot be opened", "make the file and its folder readable and writable"),
-    sqlite3.SQLITE_PERM: ("cannot be opened", "make the file and its folder readable and writable"),
-    sqlite3.SQLITE_BUSY: ("another process has kept it locked", "end that process, or wait for it"),
-}
+Headers = tuple[tuple[str, bytes], ...]
 
 
 class Message(NamedTuple):
     """What a producer appends."""
 
     value: bytes
-    key: str | None = None
+    key: str | None = None  # bytes that are no UTF-8 stand as surrogates (PEP 383), and come back as they were
     content_type: str = JSON
+    headers: Headers = ()  # besides the content type
 
 
 class Record(NamedTuple):
@@ -65,27 +43,60 @@ class Record(NamedTuple):
     key: str | None
     content_type: str
     appended_at: float  # seconds since the epoch; nan where the log does not know
+    headers: Headers = ()
+    # Where a log is merged from several topics (`merged_log`): which one this is from, and its position there.
+    topic: str = ""
+    offset: int = -1
+
+
+class Read(NamedTuple):
+    """What one read gave."""
+
+    records: list[Record]
+    position: int  # the next to read
+    end: int  # of the topic, as far as this read knows; at least `position`
+
+
+class Progress(NamedTuple):
+    """A group in a topic: where it began, and the next position it will read."""
+
+    start: int
+    position: int
+
+
+class Move(NamedTuple):
+    """A group's step in one topic."""
+
+    start: int
+    position: int
 
 
 class Log(Protocol):
     """Topics of messages and the positions of the groups that read them."""
 
     def append(self, topic: str, messages: Sequence[Message]) -> int:
-        """Append all messages or none, durably, and return the position after the last."""
+        """Append all messages or none, durably, and return the topic's end."""
 
-    def read_batch(self, topic: str, position: int, max_records: int, timeout_seconds: float) -> list[Record]:
-        """Wait for a record at `position`, then return it and what follows, at most `max_records`; [] on timeout."""
+    def read_batch(self, topic: str, position: int, max_records: int, timeout_seconds: float) -> Read:
+        """Wait for a record at or after `position`, then return it and what follows, at most `max_records`.
 
-    def commit(
-        self, group: str, topic: str, start: int, position: int, outputs: Mapping[str, Sequence[Message]]
-    ) -> None:
-        """Append all outputs and move the group in `topic` from `start` to `position`, in one transaction.
-
-        If the group is not at `start`, another consumer has moved it: nothing is written and LogError says so.
+        LogError if the topic begins after `position`: nothing is skipped.
         """
 
-    def committed(self, group: str, topic: str) -> int:
-        """Return the group's position in `topic`; 0 if it never committed."""
+    def wait(self, positions: Mapping[str, int], timeout_seconds: float) -> None:
+        """Return as soon as one of the topics has a record at or after its position, or on timeout."""
+
+    def commit(self, group: str, moves: Mapping[str, Move], outputs: Mapping[str, Sequence[Message]]) -> None:
+        """Append all outputs and move the group in all topics of `moves`, in one transaction.
+
+        If the group is not where a move starts, another consumer has moved it: nothing is written and LogError says so.
+        """
+
+    def committed(self, group: str, topic: str) -> Progress:
+        """Return the group's progress in `topic`; where it would begin, if it never committed."""
+
+    def flush(self) -> None:
+        """Wait until all that was committed is durable; nothing to wait for where `commit` does."""
 
     def end(self, topic: str) -> int:
         """Return the position that the next message will get."""
@@ -98,243 +109,31 @@ def read_to_end(log: Log, topic: str, position: int = 0, end: int | None = None)
     """Yield what the topic holds from `position` up to `end`, or to its present end."""
     end = log.end(topic) if end is None else end
     while position < end:
-        records = read_before(log, topic, position, end)
+        records, position, _ = read_before(log, topic, position, end)
         yield records
-        position = records[-1].position + 1
 
 
-def read_before(log: Log, topic: str, position: int, end: int) -> list[Record]:
-    """Return the next records before `end`, at least one if there is any; LogError if the log gives none of them."""
+def read_before(log: Log, topic: str, position: int, end: int) -> Read:
+    """Return the next records before `end`; LogError if the log comes no further towards it."""
     if position >= end:
-        return []
-    records = log.read_batch(topic, position, min(READ_RECORDS, end - position), READ_TIMEOUT_SECONDS)
-    if not records:
+        return Read([], position, end)
+    read = log.read_batch(topic, position, min(READ_RECORDS, end - position), READ_TIMEOUT_SECONDS)
+    if read.position == position:
         raise LogError(
             f"topic {topic!r} gave nothing at position {position} for {READ_TIMEOUT_SECONDS:.0f} s, expected records "
             f"up to {end}: see whether the log is in good health, then start again"
         )
-    return records
+    if read.position > end:  # the log skipped what no reader sees, and went on beyond
+        kept = [record for record in read.records if record.position < end]
+        return Read(kept, end, read.end)
+    return read
 
 
-class SqliteLog(Log):
-    """The embedded log, one SQLite file.  Many processes may write and read it at once; one object serves one thread.
-
-    Cost: some 1.5 µs a message read and 3 µs a message appended, besides 50 µs a call.
-    """
-
-    def __init__(
-        self,
-        path: str | Path,
-        create: bool = True,
-        *,
-        busy_seconds: float = 30.0,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._path = Path(path)
-        self._clock = clock
-        self._busy_seconds = busy_seconds
-        self._tables: set[str] = set()  # topics whose table is known to exist
-        self._check_path(create)
-        with self._one_line_errors():
-            self._db = self._connect(create)
-            try:
-                self._prepare()
-            except BaseException:
-                self._db.close()
-                raise
-
-    def append(self, topic: str, messages: Sequence[Message]) -> int:
-        with self._transaction():
-            return self._insert(topic, messages)
-
-    def read_batch(self, topic: str, position: int, max_records: int, timeout_seconds: float) -> list[Record]:
-        """Wait for a record at `position`, then return it and what follows; [] on timeout.
-
-        Returns at most `max_records`, and fewer once they exceed `MAX_READ_BYTES` together.
-        """
-        deadline = time.monotonic() + timeout_seconds
-        pause = SHORTEST_POLL_SECONDS
-        while not (records := self._read(topic, position, max_records)):
-            left = deadline - time.monotonic()
-            if left <= 0:
-                break
-            time.sleep(min(pause, left))
-            pause = min(2 * pause, LONGEST_POLL_SECONDS)
-        return records
-
-    def commit(
-        self, group: str, topic: str, start: int, position: int, outputs: Mapping[str, Sequence[Message]]
-    ) -> None:
-        with self._transaction():
-            committed = self._position(group, topic)
-            if committed != start:
-                raise LogError(
-                    f"group {group!r} is at position {committed} of {topic!r}, this consumer expected {start}: another "
-                    "consumer of the group is at work; stop one of them, or give it a group of its own"
-                )
-            for output_topic, messages in outputs.items():
-                self._insert(output_topic, messages)
-            self._execute("INSERT OR REPLACE INTO positions VALUES (?, ?, ?)", (group, topic, position))
-
-    def committed(self, group: str, topic: str) -> int:
-        with self._one_line_errors():
-            return self._position(group, topic)
-
-    def end(self, topic: str) -> int:
-        with self._one_line_errors():
-            return self._end(topic) if self._exists(topic) else 0
-
-    def topics(self) -> list[str]:
-        """Return the names of the topics that hold messages, sorted."""
-        with self._one_line_errors():
-            tables = self._execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name GLOB 'topic_*'")
-            return sorted(name.removeprefix("topic_") for (name,) in tables)
-
-    def close(self) -> None:
-        """Copy the write-ahead log into the file and close it."""
-        # Whatever fails here loses nothing: the write-ahead log keeps it and the next to open the file goes on with it.
-        with contextlib.suppress(sqlite3.Error):
-            self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
-        self._db.close()
-
-    def _check_path(self, create: bool) -> None:
-        """Refuse what SQLite would report as "unable to open database file"."""
-        if not create and not self._path.exists():
-            raise LogError(f"no log at {self._path}: `graphsieve replay EVENTS --to sqlite:{self._path}` makes one")
-        if not self._path.parent.is_dir():
-            raise LogError(f"no folder {self._path.parent} for the log {self._path.name}: make it first")
-
-    def _connect(self, create: bool) -> sqlite3.Connection:
-        # As a URI, because only that can say "do not create"; isolation_level None: transactions are begun here, not
-        # by the module.
-        uri = f"{self._path.absolute().as_uri()}?mode={'rwc' if create else 'rw'}"
-        return sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None)
-
-    def _prepare(self) -> None:
-        """Make an empty file a log and refuse any other file that is not one, before anything is written to it."""
-        if self._header() != (APPLICATION_ID, FORMAT):
-            self._found()
-        self._execute("PRAGMA journal_mode = WAL")  # readers go on while one writes; the file remembers it
-        self._execute("PRAGMA synchronous = NORMAL")
-        self._execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
-
-    def _header(self) -> tuple[int, int]:
-        (application_id,) = self._execute("PRAGMA application_id").fetchone()
-        (user_version,) = self._execute("PRAGMA user_version").fetchone()
-        return application_id, user_version
-
-    def _found(self) -> None:
-        with self._transaction():
-            application_id, format_found = self._header()  # asked again: another process may just have founded the log
-            (table_count,) = self._execute("SELECT count(*) FROM sqlite_master").fetchone()
-            if table_count == 0:
-                self._execute(
-                    "CREATE TABLE positions (consumer_group TEXT, topic TEXT, position INTEGER NOT NULL,"
-                    " PRIMARY KEY (consumer_group, topic)) WITHOUT ROWID"
-                )
-                self._execute(f"PRAGMA application_id = {APPLICATION_ID}")
-                self._execute(f"PRAGMA user_version = {FORMAT}")
-            elif application_id != APPLICATION_ID:
-                raise LogError(f"{self._path} is an SQLite file of another program: name another file for the log")
-            elif format_found != FORMAT:
-                raise LogError(
-                    f"{self._path} is a log of format {format_found}, this graphsieve's is {FORMAT}: "
-                    "use the graphsieve that wrote it, or replay the events to a new log"
-                )
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with self._one_line_errors():
-            try:
-                self._execute("BEGIN IMMEDIATE")
-                yield
-                self._execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:  # not if it never began, or a full disk has ended it already
-                    self._execute("ROLLBACK")
-                raise
-
-    @contextlib.contextmanager
-    def _one_line_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.DatabaseError as error:
-            if (code := _code(error)) == sqlite3.SQLITE_OK:
-                raise  # a misuse of the module, not a failure of the file
-            what, fix = ERRORS.get(code, (str(error), "see https://www.sqlite.org/rescode.html"))
-            raise LogError(f"log {self._path}: {what} ({error.sqlite_errorname}); {fix}") from error
-
-    def _execute(self, statement: str, parameters: tuple[object, ...] = ()) -> sqlite3.Cursor:
-        """Run a statement, waiting up to `busy_seconds` for whoever has the file locked.
-
-        SQLite's own waiting backs off to 100 ms and in some places does not happen at all; asked again this often, a
-        commit is not starved by a producer that appends without a pause.
-        """
-        deadline = time.monotonic() + self._busy_seconds
-        while True:
-            try:
-                return self._db.execute(statement, parameters)
-            except sqlite3.OperationalError as error:
-                if _code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                    raise
-            time.sleep(SHORTEST_POLL_SECONDS)
-
-    def _exists(self, topic: str) -> bool:
-        """Tell whether the topic has a table.  Asked in each transaction until so: the one that makes it may fail."""
-        if topic in self._tables:
-            return True
-        if not TOPIC_NAME.fullmatch(topic):
-            raise LogError(f"topic {topic!r}: expected 1 to 100 of a-z 0-9 . _ - with a letter or a digit first")
-        query = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
-        if self._execute(query, (f"topic_{topic}",)).fetchone() is None:
-            return False
-        self._tables.add(topic)
-        return True
-
-    def _insert(self, topic: str, messages: Sequence[Message]) -> int:
-        if not self._exists(topic):
-            self._execute(
-                f'CREATE TABLE "topic_{topic}" (position INTEGER PRIMARY KEY, appended_at REAL NOT NULL, key TEXT,'
-                " content_type TEXT NOT NULL, value BLOB NOT NULL)"
+def check_moves(group: str, moves: Mapping[str, Move], committed: Mapping[str, int]) -> None:
+    """Refuse a commit of a group that another consumer has moved meanwhile."""
+    for topic, move in moves.items():
+        if committed[topic] != move.start:
+            raise LogError(
+                f"group {group!r} is at position {committed[topic]} of {topic!r}, this consumer expected {move.start}: "
+                "another consumer of the group is at work; stop one of them, or give it a group of its own"
             )
-        now = self._clock()
-        end = self._end(topic)
-        rows = [
-            (position, now, key, content_type, value)
-            for position, (value, key, content_type) in enumerate(messages, end)
-        ]
-        self._db.executemany(f'INSERT INTO "topic_{topic}" VALUES (?, ?, ?, ?, ?)', rows)
-        return end + len(rows)
-
-    def _read(self, topic: str, position: int, max_records: int) -> list[Record]:
-        with self._one_line_errors():
-            if not self._exists(topic):
-                return []
-            rows = self._execute(
-                f'SELECT position, value, key, content_type, appended_at FROM "topic_{topic}"'
-                " WHERE position >= ? ORDER BY position LIMIT ?",
-                (position, max_records),
-            )
-            records: list[Record] = []
-            bytes_left = MAX_READ_BYTES
-            for record in map(Record._make, rows):
-                records.append(record)
-                bytes_left -= len(record.value)
-                if bytes_left <= 0:
-                    break
-            rows.close()  # an open cursor would keep the write-ahead log from being emptied
-            return records
-
-    def _end(self, topic: str) -> int:
-        (last,) = self._execute(f'SELECT max(position) FROM "topic_{topic}"').fetchone()
-        return 0 if last is None else int(last) + 1
-
-    def _position(self, group: str, topic: str) -> int:
-        query = "SELECT position FROM positions WHERE consumer_group = ? AND topic = ?"
-        row = self._execute(query, (group, topic)).fetchone()
-        return 0 if row is None else int(row[0])
-
-
-def _code(error: sqlite3.Error) -> int:
-    """Return SQLite's primary result code; SQLITE_OK for an error that the Python module raised of itself."""
-    return int(getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK)) & 0xFF

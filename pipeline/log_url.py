@@ -1,8 +1,9 @@
 """Which log a URL means: the one place that knows them all."""
 
 from pipeline.errors import LogError
-from pipeline.log import Log, SqliteLog
+from pipeline.log import Log
 from pipeline.recorded import RecordedFile
+from pipeline.sqlite_log import SqliteLog
 
 
 def open_log(url: str, create: bool = True) -> Log:

@@ -27,7 +27,7 @@ import msgspec
 import zstandard
 
 from pipeline.errors import DataError, LogError
-from pipeline.log import JSON, Log, Message, Record
+from pipeline.log import JSON, Headers, Log, Message, Move, Progress, Read, Record
 
 ENVELOPE_START = b'{"graphsieve_record":'
 MAX_BRACKETS = 500  # JSON with more could be nested deeper than a reader's stack allows, so it goes as base64
@@ -152,8 +152,8 @@ class RecordedFile(Log):
         start = self.end(topic)
         now = self._clock()
         lines = [
-            _wrap(Record(position, value, key, content_type, now))
-            for position, (value, key, content_type) in enumerate(messages, start)
+            _wrap(Record(position, value, key, content_type, now, headers))
+            for position, (value, key, content_type, headers) in enumerate(messages, start)
         ]
         if lines:
             # After a blank line, because the last line of a file from elsewhere may lack its end.
@@ -161,27 +161,32 @@ class RecordedFile(Log):
         self._end = start + len(lines)
         return self._end
 
-    def read_batch(self, topic: str, position: int, max_records: int, timeout_seconds: float) -> list[Record]:
+    def read_batch(self, topic: str, position: int, max_records: int, timeout_seconds: float) -> Read:
         self._check(topic)
+        records: list[Record] = []
         if self._end is None or position < self._end:
             records = self._read(position, max_records)
-            if records:
-                return records
-            self._end = self._count()  # so that waiting for more does not read the file again and again
-        time.sleep(timeout_seconds)
-        return []
+        if not records:
+            self.wait({topic: position}, timeout_seconds)
+        position += len(records)
+        return Read(records, position, max(position, self.end(topic)))
 
-    def commit(
-        self, group: str, topic: str, start: int, position: int, outputs: Mapping[str, Sequence[Message]]
-    ) -> None:
+    def wait(self, positions: Mapping[str, int], timeout_seconds: float) -> None:
+        if all(position >= self.end(topic) for topic, position in positions.items()):
+            time.sleep(timeout_seconds)
+
+    def commit(self, group: str, moves: Mapping[str, Move], outputs: Mapping[str, Sequence[Message]]) -> None:
         raise LogError(
             f"{self._path} is a recorded file and cannot keep the position of group {group!r}: "
             f"`graphsieve replay {self._path} --to sqlite:FILE` copies it to a log that can"
         )
 
-    def committed(self, group: str, topic: str) -> int:
+    def committed(self, group: str, topic: str) -> Progress:
         self._check(topic)
-        return 0
+        return Progress(0, 0)
+
+    def flush(self) -> None:
+        """Nothing: what was appended is written."""
 
     def end(self, topic: str) -> int:
         self._check(topic)
@@ -317,6 +322,10 @@ class _Envelope(msgspec.Struct, omit_defaults=True):
     appended_at: float | None
     key: str | None
     content_type: str
+    key_base64: bytes | None = None  # instead of `key`, where that is no UTF-8
+    headers: Headers = ()  # their values as base64
+    topic: str = ""
+    offset: int = -1
     value: msgspec.Raw = msgspec.Raw()  # the one
     base64: bytes = b""  # or the other
 
@@ -325,19 +334,32 @@ _envelope_decoder = msgspec.json.Decoder(_Envelope)
 
 
 def _wrap(record: Record) -> bytes:
-    position, value, key, content_type, appended_at = record
+    position, value, key, content_type, appended_at, headers, topic, offset = record
+    envelope = _Envelope(1, position, appended_at, key, content_type, None, headers, topic, offset)
+    if key is not None and not _is_utf8(key):
+        envelope.key, envelope.key_base64 = None, key.encode(errors="surrogateescape")
     if _is_json_on_one_line(value):
-        envelope = _Envelope(1, position, appended_at, key, content_type, value=msgspec.Raw(value))
+        envelope.value = msgspec.Raw(value)
     else:
-        envelope = _Envelope(1, position, appended_at, key, content_type, base64=value)
+        envelope.base64 = value
     return msgspec.json.encode(envelope)
 
 
 def _unwrap(line: bytes) -> Record:
     envelope = _envelope_decoder.decode(line)
     value = bytes(envelope.value) or envelope.base64
+    key = envelope.key if envelope.key_base64 is None else envelope.key_base64.decode(errors="surrogateescape")
     appended_at = math.nan if envelope.appended_at is None else envelope.appended_at
-    return Record(envelope.position, value, envelope.key, envelope.content_type, appended_at)
+    place = envelope.headers, envelope.topic, envelope.offset
+    return Record(envelope.position, value, key, envelope.content_type, appended_at, *place)
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_json_on_one_line(value: bytes) -> bool:

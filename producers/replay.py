@@ -74,7 +74,7 @@ def replay(
         if len(waiting) >= chunk or due > clock():
             append_waiting()
             _sleep_until(due, clock, sleep)
-        waiting.append(Message(record.value, record.key, record.content_type))
+        waiting.append(Message(record.value, record.key, record.content_type, record.headers))
     append_waiting()
     return ReplayReport(events, clock() - started, end)
 

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import LogError
-from pipeline.log import Log, Message, Record
+from pipeline.log import Log, Message, Move, Progress, Read, Record, check_moves
 
 
 class FakeClock:
@@ -57,37 +56,37 @@ class ListLog(Log):
 
     def append(self, topic: str, messages: Sequence[Message]) -> int:
         records = self.topics.setdefault(topic, [])
-        for value, key, content_type in messages:
-            records.append(Record(len(records), value, key, content_type, self.clock()))
+        for value, key, content_type, headers in messages:
+            records.append(Record(len(records), value, key, content_type, self.clock(), headers))
         return len(records)
 
-    def read_batch(self, topic: str, position: int, max_records: int, timeout_seconds: float) -> list[Record]:
+    def read_batch(self, topic: str, position: int, max_records: int, timeout_seconds: float) -> Read:
+        self.wait({topic: position}, timeout_seconds)
         records = self.topics.get(topic, [])[position : position + max_records]
-        if not records:
-            self.clock.sleep(timeout_seconds)
-        return records
+        position += len(records)
+        return Read(records, position, max(position, self.end(topic)))
 
-    def commit(
-        self, group: str, topic: str, start: int, position: int, outputs: Mapping[str, Sequence[Message]]
-    ) -> None:
+    def wait(self, positions: Mapping[str, int], timeout_seconds: float) -> None:
+        if all(position >= self.end(topic) for topic, position in positions.items()):
+            self.clock.sleep(timeout_seconds)
+
+    def commit(self, group: str, moves: Mapping[str, Move], outputs: Mapping[str, Sequence[Message]]) -> None:
         if self._crash_before == self.commits + 1:
             self._crash_before = None
             raise Crash
-        committed = self.committed(group, topic)
-        if committed != start:
-            raise LogError(
-                f"group {group!r} is at position {committed} of {topic!r}, not {start}: another consumer of the group "
-                "is at work"
-            )
+        check_moves(group, moves, {topic: self.committed(group, topic).position for topic in moves})
         for output_topic, messages in outputs.items():
             self.append(output_topic, messages)
-        self.positions[group, topic] = position
+        self.positions |= {(group, topic): move.position for topic, move in moves.items()}
         self.commits += 1
         if self._crash_after == self.commits:
             raise Crash
 
-    def committed(self, group: str, topic: str) -> int:
-        return self.positions.get((group, topic), 0)
+    def committed(self, group: str, topic: str) -> Progress:
+        return Progress(0, self.positions.get((group, topic), 0))
+
+    def flush(self) -> None:
+        pass
 
     def end(self, topic: str) -> int:
         return len(self.topics.get(topic, []))

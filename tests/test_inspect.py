@@ -11,9 +11,10 @@ from worlds import random_model, world
 from pipeline.cli import main
 from pipeline.errors import CheckpointError, ConfigError, LogError, SnapshotError
 from pipeline.inspect import inspect
-from pipeline.log import Message, Record, SqliteLog
+from pipeline.log import Message, Move, Record
 from pipeline.recorded import RecordedWriter
 from pipeline.snapshot import SnapshotStore
+from pipeline.sqlite_log import SqliteLog
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def log(tmp_path):
     """A log of three events that group `one` has read two of, with a score."""
     with contextlib.closing(SqliteLog(tmp_path / "log.db", clock=lambda: 86400.0)) as log:
         log.append("events", [Message(b"{}"), Message(b"{}")])
-        log.commit("one", "events", 0, 2, {"scores": [Message(b'{"score":1}')]})
+        log.commit("one", {"events": Move(0, 2)}, {"scores": [Message(b'{"score":1}')]})
     with contextlib.closing(SqliteLog(tmp_path / "log.db", clock=lambda: 86460.0)) as log:
         log.append("events", [Message(b"{}")])
         log.append("empty", [])

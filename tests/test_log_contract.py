@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 from fakes import Crash, ListLog, one_megabyte_disk
 
-import pipeline.log
+import pipeline.sqlite_log
 from pipeline.errors import LogError
-from pipeline.log import JSON, PACKED, Log, Message, SqliteLog
+from pipeline.log import JSON, PACKED, TOMBSTONE, Log, Message, Move
 from pipeline.log_url import open_log
 from pipeline.recorded import RecordedFile
+from pipeline.sqlite_log import SqliteLog
 
 MakeLog = Callable[[Path], Log]
 
@@ -59,7 +60,7 @@ def messages(*values: str) -> list[Message]:
 
 
 def values(log: Log, topic: str, position: int = 0, max_records: int = 1_000_000) -> list[str]:
-    return [record.value.decode().strip('"') for record in log.read_batch(topic, position, max_records, 0)]
+    return [record.value.decode().strip('"') for record in log.read_batch(topic, position, max_records, 0).records]
 
 
 # Append and read: every log
@@ -67,8 +68,8 @@ def values(log: Log, topic: str, position: int = 0, max_records: int = 1_000_000
 
 def test_a_new_log_is_empty(log: Log):
     assert log.end("events") == 0
-    assert log.committed("score", "events") == 0
-    assert log.read_batch("events", 0, 10, 0) == []
+    assert log.committed("score", "events").position == 0
+    assert log.read_batch("events", 0, 10, 0).records == []
 
 
 def test_append_returns_the_position_after_the_last_message(log: Log):
@@ -101,7 +102,7 @@ def test_positions_start_at_0_and_have_no_gaps(log: Log):
     for _ in range(5):
         log.append("events", messages("a", "b", "c"))
 
-    assert [record.position for record in log.read_batch("events", 0, 100, 0)] == list(range(15))
+    assert [record.position for record in log.read_batch("events", 0, 100, 0).records] == list(range(15))
 
 
 @pytest.mark.parametrize(
@@ -113,14 +114,17 @@ def test_positions_start_at_0_and_have_no_gaps(log: Log):
         Message(b' {"id": 1}\n', key="Stra\u00dfe \x00 \u2028 \U0001f600", content_type='text/plain; a="b"'),
         Message(b'{"id": tru', key="truncated"),
         Message(b'"\xff"', key="invalid UTF-8"),
+        Message(b"{}", key=b"\xff\x00 key".decode(errors="surrogateescape")),
+        Message(b"{}", headers=(("trace", b"\x00\xff"), ("trace", b""), ("content-type", b"application/json"))),
+        Message(b"", key="gone", content_type=TOMBSTONE),
         Message(b"[" * 100_000, key="deep"),
     ],
 )
 def test_a_message_comes_back_byte_for_byte(log: Log, message: Message):
     log.append("events", [message])
 
-    (record,) = log.read_batch("events", 0, 10, 0)
-    assert (record.value, record.key, record.content_type) == message
+    (record,) = log.read_batch("events", 0, 10, 0).records
+    assert Message(record.value, record.key, record.content_type, record.headers) == message
 
 
 def test_a_record_tells_when_the_log_got_it(tmp_path: Path):
@@ -129,7 +133,7 @@ def test_a_record_tells_when_the_log_got_it(tmp_path: Path):
         RecordedFile(tmp_path / "a.jsonl", clock=lambda: 12.5),
     ):
         log.append("events", messages("a"))
-        assert log.read_batch("events", 0, 1, 0)[0].appended_at == 12.5
+        assert log.read_batch("events", 0, 1, 0).records[0].appended_at == 12.5
         log.close()
 
 
@@ -162,35 +166,35 @@ def test_topics_are_separate(committing_log: Log):
 
 def test_commit_appends_the_outputs_and_moves_the_position(committing_log: Log):
     committing_log.append("events", messages("a", "b", "c"))
-    committing_log.commit("score", "events", 0, 2, {"scores": messages("A"), "dead-letters": messages("B")})
-    committing_log.commit("score", "events", 2, 3, {"scores": messages("C"), "dead-letters": []})
+    committing_log.commit("score", {"events": Move(0, 2)}, {"scores": messages("A"), "dead-letters": messages("B")})
+    committing_log.commit("score", {"events": Move(2, 3)}, {"scores": messages("C"), "dead-letters": []})
 
-    assert committing_log.committed("score", "events") == 3
+    assert committing_log.committed("score", "events").position == 3
     assert values(committing_log, "scores") == ["A", "C"]
     assert values(committing_log, "dead-letters") == ["B"]
 
 
 def test_groups_and_topics_have_positions_of_their_own(committing_log: Log):
-    committing_log.commit("score", "events", 0, 5, {})
-    committing_log.commit("quality", "events", 0, 2, {})
-    committing_log.commit("score", "scores", 0, 1, {})
+    committing_log.commit("score", {"events": Move(0, 5)}, {})
+    committing_log.commit("quality", {"events": Move(0, 2)}, {})
+    committing_log.commit("score", {"scores": Move(0, 1)}, {})
 
-    assert committing_log.committed("score", "events") == 5
-    assert committing_log.committed("quality", "events") == 2
-    assert committing_log.committed("score", "scores") == 1
-    assert committing_log.committed("quality", "scores") == 0
+    assert committing_log.committed("score", "events").position == 5
+    assert committing_log.committed("quality", "events").position == 2
+    assert committing_log.committed("score", "scores").position == 1
+    assert committing_log.committed("quality", "scores").position == 0
 
 
 def test_a_second_consumer_of_the_group_is_fenced_and_nothing_of_it_is_written(committing_log: Log):
-    committing_log.commit("score", "events", 0, 3, {"scores": messages("A")})
+    committing_log.commit("score", {"events": Move(0, 3)}, {"scores": messages("A")})
 
     with pytest.raises(LogError, match=r"^group 'score' is at position 3 of 'events'.* another consumer of the group"):
-        committing_log.commit("score", "events", 0, 2, {"scores": messages("B"), "dead-letters": messages("C")})
+        committing_log.commit("score", {"events": Move(0, 2)}, {"scores": messages("B"), "dead-letters": messages("C")})
 
-    assert committing_log.committed("score", "events") == 3
+    assert committing_log.committed("score", "events").position == 3
     assert values(committing_log, "scores") == ["A"]
     assert committing_log.end("dead-letters") == 0
-    committing_log.commit("score", "events", 3, 4, {"scores": messages("D")})
+    committing_log.commit("score", {"events": Move(3, 4)}, {"scores": messages("D")})
 
 
 # The log in memory: crashes on demand
@@ -199,22 +203,22 @@ def test_a_second_consumer_of_the_group_is_fenced_and_nothing_of_it_is_written(c
 def test_a_crash_before_a_commit_leaves_nothing_of_it():
     log = ListLog()
     log.crash_before_commit(2)
-    log.commit("score", "events", 0, 1, {"scores": messages("A")})
+    log.commit("score", {"events": Move(0, 1)}, {"scores": messages("A")})
     with pytest.raises(Crash):
-        log.commit("score", "events", 1, 2, {"scores": messages("B")})
+        log.commit("score", {"events": Move(1, 2)}, {"scores": messages("B")})
 
-    assert (log.committed("score", "events"), values(log, "scores")) == (1, ["A"])
-    log.commit("score", "events", 1, 2, {"scores": messages("B")})
-    assert (log.committed("score", "events"), values(log, "scores")) == (2, ["A", "B"])
+    assert (log.committed("score", "events").position, values(log, "scores")) == (1, ["A"])
+    log.commit("score", {"events": Move(1, 2)}, {"scores": messages("B")})
+    assert (log.committed("score", "events").position, values(log, "scores")) == (2, ["A", "B"])
 
 
 def test_a_crash_after_a_commit_leaves_all_of_it():
     log = ListLog()
     log.crash_after_commit(1)
     with pytest.raises(Crash):
-        log.commit("score", "events", 0, 1, {"scores": messages("A")})
+        log.commit("score", {"events": Move(0, 1)}, {"scores": messages("A")})
 
-    assert (log.committed("score", "events"), values(log, "scores")) == (1, ["A"])
+    assert (log.committed("score", "events").position, values(log, "scores")) == (1, ["A"])
 
 
 # The SQLite log: waiting
@@ -222,7 +226,7 @@ def test_a_crash_after_a_commit_leaves_all_of_it():
 
 def test_a_read_of_nothing_returns_after_its_timeout(sqlite_log: SqliteLog):
     started = time.monotonic()
-    assert sqlite_log.read_batch("events", 0, 10, 0.05) == []
+    assert sqlite_log.read_batch("events", 0, 10, 0.05).records == []
     assert 0.05 <= time.monotonic() - started < 1
 
 
@@ -236,7 +240,7 @@ def test_a_read_waits_for_the_first_message_and_no_longer(sqlite_log: SqliteLog,
     producer = threading.Thread(target=append_later)
     producer.start()
     started = time.monotonic()
-    records = sqlite_log.read_batch("events", 0, 10, 30.0)
+    records = sqlite_log.read_batch("events", 0, 10, 30.0).records
     waited = time.monotonic() - started
     producer.join()
 
@@ -245,11 +249,11 @@ def test_a_read_waits_for_the_first_message_and_no_longer(sqlite_log: SqliteLog,
 
 
 def test_a_batch_of_huge_messages_is_cut_at_a_bound_of_bytes(sqlite_log: SqliteLog, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(pipeline.log, "MAX_READ_BYTES", 1000)
+    monkeypatch.setattr(pipeline.sqlite_log, "MAX_READ_BYTES", 1000)
     sqlite_log.append("events", [Message(b"x" * 400)] * 5 + [Message(b"x" * 4000)] * 2)
 
     positions, position = [], 0
-    while records := sqlite_log.read_batch("events", position, 100, 0):
+    while records := sqlite_log.read_batch("events", position, 100, 0).records:
         positions.append([record.position for record in records])
         position = records[-1].position + 1
     assert positions == [[0, 1, 2], [3, 4, 5], [6]]
@@ -259,15 +263,16 @@ def test_a_batch_of_huge_messages_is_cut_at_a_bound_of_bytes(sqlite_log: SqliteL
 
 COMMIT_UNTIL_KILLED = """
 import os, random, signal, sys, time
-from pipeline.log import Message, SqliteLog
+from pipeline.log import Message, Move
+from pipeline.sqlite_log import SqliteLog
 
 def commit_for_ever(step):
     log = SqliteLog(sys.argv[1])
-    position = log.committed("score", "events")
+    position = log.committed("score", "events").position
     while True:
         step = step % 50 + 1
         values = [Message(b"%d" % n) for n in range(position, position + step)]
-        log.commit("score", "events", position, position + step, {"scores": values, "dead-letters": values[:1]})
+        log.commit("score", {"events": Move(position, position + step)}, {"scores": values, "dead-letters": values[:1]})
         position += step
 
 instants = random.Random(0)
@@ -279,9 +284,9 @@ for kill in range(30):
     os.kill(consumer, signal.SIGKILL)
     os.waitpid(consumer, 0)
     log = SqliteLog(sys.argv[1])
-    position = log.committed("score", "events")
-    scores = [int(record.value) for record in log.read_batch("scores", 0, 10**9, 0)]
-    firsts = [int(record.value) for record in log.read_batch("dead-letters", 0, 10**9, 0)]
+    position = log.committed("score", "events").position
+    scores = [int(record.value) for record in log.read_batch("scores", 0, 10**9, 0).records]
+    firsts = [int(record.value) for record in log.read_batch("dead-letters", 0, 10**9, 0).records]
     assert scores == list(range(position)), (kill, position, len(scores))
     assert firsts == sorted(set(firsts)) and all(first < position for first in firsts), (kill, position, firsts)
     log.close()
@@ -290,7 +295,8 @@ print(position)
 
 APPEND_WHEN_TOLD = """
 import sys
-from pipeline.log import Message, SqliteLog
+from pipeline.log import Message
+from pipeline.sqlite_log import SqliteLog
 print("ready", flush=True)
 sys.stdin.readline()
 log = SqliteLog(sys.argv[1])
@@ -326,7 +332,7 @@ def test_processes_that_append_at_once_leave_no_gap_and_keep_their_own_order(tmp
             assert producer.wait(timeout=60) == 0
 
     log = SqliteLog(path)
-    records = log.read_batch("events", 0, 10_000, 0)
+    records = log.read_batch("events", 0, 10_000, 0).records
     log.close()
     assert [record.position for record in records] == list(range(9000))
     for name in "abc":
@@ -337,11 +343,11 @@ def test_processes_that_append_at_once_leave_no_gap_and_keep_their_own_order(tmp
 
 def test_what_one_consumer_committed_fences_another_process(sqlite_log: SqliteLog, tmp_path: Path):
     other = SqliteLog(tmp_path / "log.db")
-    other.commit("score", "events", 0, 1, {"scores": messages("A")})
+    other.commit("score", {"events": Move(0, 1)}, {"scores": messages("A")})
     other.close()
 
     with pytest.raises(LogError, match="group 'score' is at position 1 of 'events', this consumer expected 0"):
-        sqlite_log.commit("score", "events", 0, 1, {"scores": messages("A")})
+        sqlite_log.commit("score", {"events": Move(0, 1)}, {"scores": messages("A")})
     assert values(sqlite_log, "scores") == ["A"]
 
 
@@ -351,9 +357,9 @@ def test_a_consumer_that_is_interrupted_within_a_commit_writes_nothing(sqlite_lo
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        sqlite_log.commit("score", "events", 0, 1, {"scores": messages("A"), "dead-letters": Interrupted()})
-    assert (sqlite_log.end("scores"), sqlite_log.committed("score", "events")) == (0, 0)
-    sqlite_log.commit("score", "events", 0, 1, {"scores": messages("A"), "dead-letters": messages("B")})
+        sqlite_log.commit("score", {"events": Move(0, 1)}, {"scores": messages("A"), "dead-letters": Interrupted()})
+    assert (sqlite_log.end("scores"), sqlite_log.committed("score", "events").position) == (0, 0)
+    sqlite_log.commit("score", {"events": Move(0, 1)}, {"scores": messages("A"), "dead-letters": messages("B")})
     assert (sqlite_log.end("scores"), sqlite_log.end("dead-letters")) == (1, 1)
 
 
@@ -364,18 +370,17 @@ def test_a_full_disk_is_one_clear_line_and_the_transaction_is_as_if_never_begun(
     with one_megabyte_disk() as disk:
         log = SqliteLog(disk / "log.db")
         log.append("events", [Message(b"x" * 1000)])
-        log.commit("score", "events", 0, 1, {"scores": messages("A")})
+        log.commit("score", {"events": Move(0, 1)}, {"scores": messages("A")})
 
         with pytest.raises(LogError) as caught:
-            log.commit(
-                "score", "events", 1, 2, {"scores": [Message(b"x" * 1000)] * 2000, "dead-letters": messages("B")}
-            )
+            outputs = {"scores": [Message(b"x" * 1000)] * 2000, "dead-letters": messages("B")}
+            log.commit("score", {"events": Move(1, 2)}, outputs)
         assert str(caught.value) == (
             f"log {disk}/log.db: the disk is full, nothing of this batch was written (SQLITE_FULL); "
             "free some space and start again"
         )
 
-        assert log.committed("score", "events") == 1
+        assert log.committed("score", "events").position == 1
         assert values(log, "scores") == ["A"]
         assert log.end("dead-letters") == 0
         log.close()
@@ -455,11 +460,11 @@ def test_a_log_of_another_format_is_refused(tmp_path: Path):
     path = tmp_path / "log.db"
     SqliteLog(path).close()
     newer = sqlite3.connect(path)
-    newer.execute("PRAGMA user_version = 2")
+    newer.execute("PRAGMA user_version = 1")
     newer.close()
 
     with pytest.raises(
-        LogError, match=r"log\.db is a log of format 2, this graphsieve's is 1: use the graphsieve that"
+        LogError, match=r"log\.db is a log of format 1, this graphsieve's is 2: use the graphsieve that"
     ):
         SqliteLog(path)
 
@@ -503,7 +508,7 @@ def test_a_topic_name_that_could_be_taken_for_another_is_refused(sqlite_log: Sql
 
 def test_a_log_lists_its_topics(sqlite_log: SqliteLog):
     assert sqlite_log.topics() == []
-    sqlite_log.commit("score", "events", 0, 1, {"scores": messages("A"), "dead-letters": messages("B")})
+    sqlite_log.commit("score", {"events": Move(0, 1)}, {"scores": messages("A"), "dead-letters": messages("B")})
     assert sqlite_log.topics() == ["dead-letters", "scores"]
 
 

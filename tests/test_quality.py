@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from consumers.quality import Follower, Joined, JoinState, QualityWindow, Score, quality
 from pipeline.errors import LogError
 from pipeline.evaluate import for_json, report
-from pipeline.log import Message, SqliteLog
+from pipeline.log import Message, Move
+from pipeline.sqlite_log import SqliteLog
 from pipeline.stats import QualityStats
 
 GROUP = "score"
@@ -51,7 +52,7 @@ def log(tmp_path):
 
 
 def publish(log, start, position, scores):
-    log.commit(GROUP, "events", start, position, {"scores": scores})
+    log.commit(GROUP, {"events": Move(start, position)}, {"scores": scores})
 
 
 def fill(log):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import pipeline.recorded
 from pipeline.errors import DataError, LogError
-from pipeline.log import JSON, PACKED, Message, Record
+from pipeline.log import JSON, PACKED, Message, Move, Record
 from pipeline.recorded import RecordedFile, RecordedWriter, read_messages
 
 SUFFIXES = [".jsonl", ".jsonl.gz", ".jsonl.zst"]
@@ -290,8 +290,8 @@ def test_a_recorded_file_refuses_to_commit_and_says_what_to_do(path: Path):
         f"`graphsieve replay {path} --to sqlite:FILE` copies it to a log that can"
     )
     with pytest.raises(LogError, match=f"^{re.escape(expected)}$"):
-        log.commit("score", "events", 0, 1, {})
-    assert log.committed("score", "events") == 0
+        log.commit("score", {"events": Move(0, 1)}, {})
+    assert log.committed("score", "events").position == 0
 
 
 def test_a_recorded_file_has_one_topic(path: Path):
@@ -308,7 +308,7 @@ def test_a_part_of_a_topic_is_a_log_that_starts_at_0(path: Path):
 
     log = RecordedFile(path)
     assert log.end("events") == 10
-    assert [record.position for record in log.read_batch("events", 4, 3, 0)] == [4, 5, 6]
+    assert [record.position for record in log.read_batch("events", 4, 3, 0).records] == [4, 5, 6]
     log.close()
 
 
@@ -345,10 +345,10 @@ def test_reading_on_streams_and_the_end_is_counted_once(path: Path, monkeypatch:
     monkeypatch.setattr(pipeline.recorded, "read_messages", counting)
     log = RecordedFile(path)
     position = 0
-    while records := log.read_batch("events", position, 100, 0):
+    while records := log.read_batch("events", position, 100, 0).records:
         position += len(records)
     for _ in range(10):
-        assert log.read_batch("events", position, 100, 0) == []
+        assert log.read_batch("events", position, 100, 0).records == []
 
     assert position == len(LINES)
     assert len(opened) <= 3  # to stream through it, to find nothing after, to count

@@ -9,8 +9,9 @@ import pytest
 from fakes import FakeClock, ListLog
 
 from pipeline.errors import ConfigError
-from pipeline.log import JSON, PACKED, Message, Record, SqliteLog
+from pipeline.log import JSON, PACKED, Message, Record
 from pipeline.recorded import RecordedWriter, read_messages
+from pipeline.sqlite_log import SqliteLog
 from producers.replay import LONGEST_SLEEP_SECONDS, replay
 
 
@@ -128,6 +129,6 @@ def test_a_recorded_file_becomes_the_same_log_again(tmp_path: Path):
 
     log = SqliteLog(tmp_path / "log.db")
     replay(read_messages(tmp_path / "events.jsonl.zst"), log, ts_of=ts_of)
-    records = log.read_batch("events", 0, 10_000, 0)
+    records = log.read_batch("events", 0, 10_000, 0).records
     log.close()
     assert [(record.value, record.key, record.content_type) for record in records] == messages * 1000

@@ -17,9 +17,10 @@ from fakes import one_megabyte_disk
 from worlds import random_model
 
 from pipeline.decoder import Decoder
-from pipeline.log import Message, SqliteLog
+from pipeline.log import Message
 from pipeline.recorded import read_messages
 from pipeline.schema import load_schema
+from pipeline.sqlite_log import SqliteLog
 from producers.synthetic import synthetic_events
 
 SCHEMA = Path(__file__).parents[1] / "deploy/schemas/synthetic.toml"
@@ -115,7 +116,7 @@ def outputs(path: Path) -> dict[str, list[dict]]:
     log = SqliteLog(path, create=False)
     found = {}
     for topic in ("scores", "dead-letters"):
-        found[topic] = [json.loads(r.value) for r in log.read_batch(topic, 0, 10**6, 0.0)]
+        found[topic] = [json.loads(r.value) for r in log.read_batch(topic, 0, 10**6, 0.0).records]
     log.close()
     return found
 
@@ -159,8 +160,8 @@ def kill_at_random(model: Path, folder: Path, lines: list[bytes], kills: int, se
 
 def wait_for_progress(path: Path, process: subprocess.Popen) -> None:
     log = SqliteLog(path, create=False)
-    before = log.committed("graphsieve", "events")
-    while log.committed("graphsieve", "events") == before and process.poll() is None:
+    before = log.committed("graphsieve", "events").position
+    while log.committed("graphsieve", "events").position == before and process.poll() is None:
         time.sleep(0.002)
     log.close()
 
@@ -208,7 +209,7 @@ def test_sigterm_finishes_the_batch_commits_and_writes_a_snapshot(model, lines, 
     assert process.returncode == 0, err
     position = json.loads(out.splitlines()[-1])["position"]
     log = SqliteLog(path, create=False)
-    assert log.committed("graphsieve", "events") == position
+    assert log.committed("graphsieve", "events").position == position
     log.close()
     assert (tmp_path / "state" / f"snapshot-{position:012}" / "manifest.json").exists()
 

@@ -26,11 +26,12 @@ from pipeline.config import Config, load_config
 from pipeline.durations import parse_duration
 from pipeline.errors import DataError
 from pipeline.events import REASONS
-from pipeline.log import JSON, Message, Record, SqliteLog
+from pipeline.log import JSON, Message, Move, Record
 from pipeline.model import Model
 from pipeline.prune import PruneOptions, prune
 from pipeline.schema import Schema, load_schema
 from pipeline.snapshot import SnapshotStore
+from pipeline.sqlite_log import SqliteLog
 from pipeline.stats import STAGES, ServiceStats
 from pipeline.train import TrainOptions, train
 from producers.reviews import read_reviews, review_events
@@ -89,7 +90,7 @@ def _serve(log: SqliteLog, model: Model, config: Config, group: str, state: Path
     stats = ServiceStats(reasons=REASONS)
     warm_up(model)
     consumer = ScoreConsumer(log, store, model, grouped, stats, say=lambda line: None)
-    consumer.recover()
+    consumer.recover(threading.Event())
     end = log.end(config.topics.events)
     began = time.perf_counter()
     consumer.run(threading.Event(), end)
@@ -108,10 +109,10 @@ def _bare(log: SqliteLog, config: Config, group: str) -> dict[str, Any]:
     topic, end, position = config.topics.events, log.end(config.topics.events), 0
     began = time.perf_counter()
     while position < end:
-        records = log.read_batch(topic, position, config.score.max_batch, 0.0)
-        out = [Message(b"x" * SCORE_BYTES, "id")] * (len(records) // 2)
-        log.commit(group, topic, position, records[-1].position + 1, {"bare": out})
-        position = records[-1].position + 1
+        read = log.read_batch(topic, position, config.score.max_batch, 0.0)
+        out = [Message(b"x" * SCORE_BYTES, "id")] * (len(read.records) // 2)
+        log.commit(group, {topic: Move(position, read.position)}, {"bare": out})
+        position = read.position
     return {"events_per_s": end / (time.perf_counter() - began)}
 
 
