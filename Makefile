@@ -16,7 +16,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 # Test processes; the tests of a file stay together, for they share what takes long to make.
 WORKERS ?= 2
 
-.PHONY: help install demo test lint format bench trials clean
+.PHONY: help install demo kafka test lint format bench trials clean
 
 help: ## say what there is
 	@echo "make TARGET; every target installs into $(VENV) first, once"
@@ -35,6 +35,10 @@ $(INSTALLED): pyproject.toml
 
 demo: install ## train, prune and serve a synthetic stream; ends with a table and demo/report.png (a minute or two)
 	@$(BIN)/graphsieve demo --out demo
+
+# On port 9092, or a free one where it is taken; `make kafka PORT=N` decides it yourself.
+kafka: install ## an Apache Kafka broker in the foreground, its state in a temporary folder; needs Java and Maven
+	@$(BIN)/python -P -m pipeline.broker $(if $(PORT),--port $(PORT))
 
 test: lint ## lint, then the test suite; tests that need the real data skip where it is absent
 	@$(BIN)/pytest -m "not trial" -n $(WORKERS) --dist loadfile
