@@ -6,6 +6,7 @@
     ├── CheckpointError    a model folder
     ├── SnapshotError      a shard's state on disk
     ├── LogError           the event log, its file or its broker
+    │   └── FencedError    another consumer of the group has moved it
     └── DataError          an input file: reviews, ratings, recorded events
 
 Every message says what was found, what was expected, and what to do. A bad *event* is none of these: it is data
@@ -35,6 +36,10 @@ class SnapshotError(GraphsieveError):
 
 class LogError(GraphsieveError):
     """The event log cannot be opened, read or committed to."""
+
+
+class FencedError(LogError):
+    """Another consumer of the group is at work on the same partition: nothing was written, the state here is stale."""
 
 
 class DataError(GraphsieveError):

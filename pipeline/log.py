@@ -14,7 +14,7 @@ topic begins after 0.
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from pipeline.errors import LogError
+from pipeline.errors import FencedError, LogError
 
 JSON = "application/json"
 PACKED = "application/x-graphsieve-packed"
@@ -71,6 +71,13 @@ class Move(NamedTuple):
     position: int
 
 
+class Sending(NamedTuple):
+    """What a log's commits are doing."""
+
+    in_flight: int  # messages sent and not acknowledged
+    producers_replaced: int  # because the broker stalled, or fenced them
+
+
 class Log(Protocol):
     """Topics of messages and the positions of the groups that read them."""
 
@@ -89,7 +96,7 @@ class Log(Protocol):
     def commit(self, group: str, moves: Mapping[str, Move], outputs: Mapping[str, Sequence[Message]]) -> None:
         """Append all outputs and move the group in all topics of `moves`, in one transaction.
 
-        If the group is not where a move starts, another consumer has moved it: nothing is written and LogError says so.
+        If the group is not where a move starts, another consumer has moved it: nothing is written and FencedError says so.
         """
 
     def committed(self, group: str, topic: str) -> Progress:
@@ -100,6 +107,10 @@ class Log(Protocol):
 
     def end(self, topic: str) -> int:
         """Return the position that the next message will get."""
+
+    def sending(self) -> Sending:
+        """Return what commits are doing; nothing to tell where they are done when they return."""
+        return Sending(0, 0)
 
     def close(self) -> None:
         """Let go of the file or the connection; may be called twice, may never be called."""
@@ -123,17 +134,21 @@ def read_before(log: Log, topic: str, position: int, end: int) -> Read:
             f"topic {topic!r} gave nothing at position {position} for {READ_TIMEOUT_SECONDS:.0f} s, expected records "
             f"up to {end}: see whether the log is in good health, then start again"
         )
-    if read.position > end:  # the log skipped what no reader sees, and went on beyond
-        kept = [record for record in read.records if record.position < end]
-        return Read(kept, end, read.end)
-    return read
+    return clip(read, end)
+
+
+def clip(read: Read, end: int) -> Read:
+    """Return what `read` gave before `end`: a log that skips what no reader sees may have gone on beyond."""
+    if read.position <= end:
+        return read
+    return Read([record for record in read.records if record.position < end], end, read.end)
 
 
 def check_moves(group: str, moves: Mapping[str, Move], committed: Mapping[str, int]) -> None:
     """Refuse a commit of a group that another consumer has moved meanwhile."""
     for topic, move in moves.items():
         if committed[topic] != move.start:
-            raise LogError(
+            raise FencedError(
                 f"group {group!r} is at position {committed[topic]} of {topic!r}, this consumer expected {move.start}: "
                 "another consumer of the group is at work; stop one of them, or give it a group of its own"
             )

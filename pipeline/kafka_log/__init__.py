@@ -1,0 +1,1 @@
+"""A log on Apache Kafka: the only package that knows a Kafka client."""

@@ -1,0 +1,117 @@
+"""KafkaLog: one partition of a cluster's topics, behind the log's contract.
+
+    partition p of the topic "events"    ->  this log's "events"
+    partition p of "scores" ...          <-  what its commits give, so that a shard's scores stay together, in order
+
+Positions are Kafka's offsets. Some belong to no record: transactions leave marks, compaction gaps.
+"""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pipeline.kafka_log.client import Cluster, one_line
+from pipeline.kafka_log.early_writer import EarlyWriter
+from pipeline.kafka_log.positions import Positions
+from pipeline.kafka_log.reader import Reader
+from pipeline.kafka_log.sending import LINGER_MS, NEVER_MS, send_all
+from pipeline.kafka_log.writer import TransactionalWriter
+from pipeline.log import Log, Message, Move, Progress, Read, Sending
+
+APPEND_SECONDS = 120.0  # for the broker to acknowledge what was appended
+
+Writer = TransactionalWriter | EarlyWriter
+
+
+class KafkaLog(Log):
+    """One object serves one thread. Without a `partition`: a topic's only one, and keys decide where appends go.
+
+    `append` is idempotent, but no transaction: where it fails, the first of the messages may have been appended.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        partition: int | None = None,
+        say: Callable[[str], None] = lambda line: None,
+        lost: threading.Event | None = None,
+    ) -> None:
+        """`lost` is set, from any thread, once the partition is another consumer's: no commit is tried again then."""
+        self._cluster, self._partition, self._say = cluster, partition, say
+        self._lost = lost or threading.Event()
+        self._reader = Reader(cluster, partition)
+        self._positions: Positions | None = None
+        self._writers: dict[tuple[str, ...], Writer] = {}  # by group and topics
+        self._appender: Any = None
+
+    def append(self, topic: str, messages: Sequence[Message]) -> int:
+        """Append the messages; return the end of the partition that the last went to."""
+        if not messages:
+            return self._reader.end(topic)
+        if self._appender is None:
+            self._appender = self._cluster.producer(delivery_timeout_ms=NEVER_MS, linger_ms=LINGER_MS)
+        self._reader.check_topic(topic)
+        with one_line(f"{self._cluster.servers}/{topic}"):
+            futures = list(send_all(self._appender, topic, messages, self._partition))
+            self._appender.flush(APPEND_SECONDS)
+            for future in futures:
+                if future.failed():
+                    raise future.exception
+        return int(futures[-1].value.offset) + 1
+
+    def read_batch(self, topic: str, position: int, max_records: int, timeout_seconds: float) -> Read:
+        return self._reader.read(topic, position, max_records, timeout_seconds)
+
+    def wait(self, positions: Mapping[str, int], timeout_seconds: float) -> None:
+        self._reader.wait(positions, timeout_seconds)
+
+    def commit(self, group: str, moves: Mapping[str, Move], outputs: Mapping[str, Sequence[Message]]) -> None:
+        """Append and move in one transaction; with at-least-once delivery, see `early_writer`.
+
+        Waits for a broker that is away, however long.
+        """
+        for topic in (*moves, *outputs):
+            self._reader.check_topic(topic)
+        self._writer(group, moves).commit(moves, outputs)
+
+    def committed(self, group: str, topic: str) -> Progress:
+        partition = self._reader.partition_of(topic)
+        if self._positions is None:
+            self._positions = Positions(self._cluster)
+        found = self._positions.committed(group, topic, partition)
+        if found is None:
+            begin = self._reader.begin(topic)
+            return Progress(begin, begin)
+        return Progress(found.note.start, found.position)
+
+    def flush(self) -> None:
+        for writer in self._writers.values():
+            writer.flush()
+
+    def end(self, topic: str) -> int:
+        return self._reader.end(topic)
+
+    def close(self) -> None:
+        for writer in self._writers.values():
+            writer.close()
+        self._writers.clear()
+        if self._appender is not None:
+            self._appender.close(timeout=1)
+            self._appender = None
+        if self._positions is not None:
+            self._positions.close()
+            self._positions = None
+        self._reader.close()
+
+    def sending(self) -> Sending:
+        writers = list(self._writers.values())
+        return Sending(sum(w.in_flight for w in writers), sum(w.replaced for w in writers))
+
+    def _writer(self, group: str, moves: Mapping[str, Move]) -> Writer:
+        key = (group, *sorted(moves))
+        if key not in self._writers:
+            partition = self._reader.partition_of(key[1])
+            early = self._cluster.settings.delivery == "at-least-once"
+            make = EarlyWriter if early else TransactionalWriter
+            self._writers[key] = make(self._cluster, group, key[1:], partition, self._say, self._lost)
+        return self._writers[key]

@@ -1,0 +1,37 @@
+"""Topics of a cluster: made on request, never silently."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from kafka import errors as kafka_errors
+from kafka.admin import NewTopic
+
+from pipeline.errors import LogError
+from pipeline.kafka_log.client import Cluster, explain
+
+
+def create_topic(
+    cluster: Cluster, topic: str, partitions: int, replication: int | None, configs: Mapping[str, str]
+) -> dict[str, Any]:
+    """Make a topic and return what it is; LogError if it exists already."""
+    admin = cluster.admin()
+    try:
+        new = NewTopic(topic, partitions, -1 if replication is None else replication, topic_configs=dict(configs))
+        admin.create_topics([new], timeout_ms=30_000)
+    except kafka_errors.TopicAlreadyExistsError:
+        raise LogError(f"kafka {cluster.servers}: topic {topic!r} exists already; use it, or name another") from None
+    except kafka_errors.KafkaError as error:
+        raise LogError(f"kafka {cluster.servers}/{topic}: {explain(error)}") from error
+    finally:
+        admin.close()
+    return {"topic": topic, "partitions": partitions, **configs}
+
+
+def partition_counts(cluster: Cluster) -> dict[str, int]:
+    """Return how many partitions each topic has, those of Kafka itself left out."""
+    consumer = cluster.consumer()
+    try:
+        names = sorted(topic for topic in consumer.topics() if not topic.startswith("__"))
+        return {topic: len(consumer.partitions_for_topic(topic) or ()) for topic in names}
+    finally:
+        consumer.close(autocommit=False, timeout_ms=1000)

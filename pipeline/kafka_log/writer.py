@@ -1,0 +1,155 @@
+"""Commits: what a micro-batch gave and the positions it ends at, in one Kafka transaction.
+
+**Fencing.** A shard's transactional id is its group, topic and partition, whichever process serves it. A new producer
+with that id (`init_transactions`) ends whatever an earlier one had begun, and the broker refuses everything the earlier
+one sends afterwards. After every `init_transactions` the group's position is read again, and must be where the next
+move starts. So whoever commits holds the newest producer of the shard and stood where the group stands: a zombie, alone
+or in the middle of a transaction, can write nothing. An id for each process would leave the transaction of a killed one
+open, and its readers blocked, until it times out.
+
+**Stalls.** A producer that the broker did not answer for `stall_seconds` is replaced by a new one. The position's note
+then tells whether the transaction had been committed after all; if not, the same outputs are sent again.
+"""
+
+import contextlib
+import threading
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from kafka import TopicPartition
+from kafka import errors as kafka_errors
+
+from pipeline.errors import FencedError, LogError
+from pipeline.kafka_log.client import Cluster, explain
+from pipeline.kafka_log.positions import Note, Positions, offset
+from pipeline.kafka_log.sending import LINGER_MS, NEVER_MS, send_all
+from pipeline.log import Message, Move, check_moves
+
+RETRY_SECONDS = 0.5
+RETRY_BACKOFF_MS = 5  # a transaction must wait for the broker to finish the one before: some milliseconds
+
+# What no second attempt mends.
+FATAL = (
+    kafka_errors.AuthorizationError,
+    kafka_errors.SaslAuthenticationFailedError,
+    kafka_errors.MessageSizeTooLargeError,
+    kafka_errors.RecordListTooLargeError,
+    kafka_errors.InvalidTopicError,
+    kafka_errors.UnsupportedVersionError,
+    kafka_errors.InvalidTransactionTimeoutError,
+)
+
+
+class TransactionalWriter:
+    """The writer of one shard: a group's positions in `topics` at one partition. Not for several threads."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        group: str,
+        topics: Sequence[str],
+        partition: int,
+        say: Callable[[str], None],
+        lost: threading.Event,
+    ) -> None:
+        self.replaced = 0  # producers, because the broker stalled, or fenced them
+        self.in_flight = 0  # messages sent and not acknowledged
+        self._cluster, self._group, self._partition, self._say = cluster, group, partition, say
+        self._lost = lost
+        self._stall_seconds = cluster.settings.stall_seconds
+        self._id = f"graphsieve-{group}-{'+'.join(sorted(topics))}-{partition}"
+        self._positions = Positions(cluster)
+        self._producer: Any = None
+        self._committed: dict[str, int] = {}  # as of the producer's init, and of its commits since
+        self._starts: dict[str, int] = {}
+        self._name, self._attempts = uuid.uuid4().hex[:12], 0
+
+    def commit(self, moves: Mapping[str, Move], outputs: Mapping[str, Sequence[Message]]) -> None:
+        """Write all or nothing; FencedError if another consumer has moved the group.
+
+        Waits for a broker that is away, however long: nothing is lost, and what comes behind waits in the log.
+        """
+        self._attempts += 1
+        attempt = f"{self._name}-{self._attempts}"
+        while True:
+            try:
+                if self._producer is None and self._begin(moves) == attempt:
+                    break  # the attempt that got no answer had succeeded
+                check_moves(self._group, moves, self._committed)
+                self._transact(moves, outputs, attempt)
+                break
+            except FATAL as error:
+                self._drop()
+                raise LogError(f"kafka {self._cluster.servers}: {explain(error)}") from error
+            except kafka_errors.KafkaError as error:
+                self._replace(error)
+        self._committed |= {topic: move.position for topic, move in moves.items()}
+
+    def flush(self) -> None:
+        """Nothing: a commit that has returned is durable."""
+
+    def close(self) -> None:
+        self._drop()
+        self._positions.close()
+
+    def _begin(self, moves: Mapping[str, Move]) -> str:
+        """Fence all earlier producers of the shard and read where the group stands; return who brought it there."""
+        producer = self._cluster.producer(
+            transactional_id=self._id, transaction_timeout_ms=round(self._stall_seconds * 1000),
+            delivery_timeout_ms=NEVER_MS, retry_backoff_ms=RETRY_BACKOFF_MS, linger_ms=LINGER_MS,
+            max_block_ms=round(self._stall_seconds * 1000),
+        )  # fmt: skip
+        try:
+            producer.init_transactions()
+            attempts = [self._read_position(topic, move.start) for topic, move in moves.items()]
+        except BaseException:
+            _close(producer)
+            raise
+        self._producer = producer
+        return attempts[0]
+
+    def _read_position(self, topic: str, start: int) -> str:
+        """Note where the group stands in `topic`; where it never committed, it begins with this move."""
+        found = self._positions.committed(self._group, topic, self._partition)
+        self._committed[topic] = start if found is None else found.position
+        self._starts[topic] = start if found is None else found.note.start
+        return "" if found is None else found.note.attempt
+
+    def _transact(self, moves: Mapping[str, Move], outputs: Mapping[str, Sequence[Message]], attempt: str) -> None:
+        producer = self._producer
+        producer.begin_transaction()
+        futures: list[Any] = []
+        for topic, messages in outputs.items():
+            futures += send_all(producer, topic, messages, self._partition)
+        self.in_flight = len(futures)
+        if futures:
+            producer.flush(self._stall_seconds)
+        for future in futures:
+            if future.failed():
+                raise future.exception
+        offsets = {
+            TopicPartition(topic, self._partition): offset(move.position, Note(self._starts[topic], attempt))
+            for topic, move in moves.items()
+        }
+        producer.send_offsets_to_transaction(offsets, self._group)
+        producer.commit_transaction()
+        self.in_flight = 0
+
+    def _replace(self, error: Exception) -> None:
+        self._drop()
+        if self._lost.wait(RETRY_SECONDS):
+            raise FencedError(f"partition {self._partition} of group {self._group!r} is another consumer's") from error
+        self._say(f"kafka {self._cluster.servers}: {explain(error)}; trying again with a new producer")
+        self.replaced += 1
+
+    def _drop(self) -> None:
+        if self._producer is not None:
+            _close(self._producer)
+            self._producer = None
+
+
+def _close(producer: Any) -> None:
+    """Give a producer up, with what it has not sent; its transaction ends when the next one begins."""
+    with contextlib.suppress(kafka_errors.KafkaError):
+        producer.close(timeout=0)
