@@ -36,10 +36,10 @@ READABLE: dict[str, MakeLog] = {
 }
 
 
-KAFKA = ("kafka", "kafka-at-least-once")
+KAFKA = ("kafka", "kafka-at-least-once", "confluent", "confluent-at-least-once")
 
 
-@pytest.fixture(params=[*READABLE, KAFKA[0]])
+@pytest.fixture(params=[*READABLE, "kafka", "confluent"])
 def log(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Log]:
     log = READABLE[request.param](tmp_path) if request.param in READABLE else kafka_log(request)
     yield log
@@ -55,8 +55,9 @@ def committing_log(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[L
 
 def kafka_log(request: pytest.FixtureRequest) -> Log:
     broker = request.getfixturevalue("broker")
-    delivery = "exactly-once" if request.param == "kafka" else "at-least-once"
-    return ApartLog(broker.address, Kafka(delivery=delivery))
+    delivery = "at-least-once" if request.param.endswith("at-least-once") else "exactly-once"
+    client = "confluent" if request.param.startswith("confluent") else "kafka-python"
+    return ApartLog(broker.address, Kafka(delivery=delivery, client=client))
 
 
 @pytest.fixture

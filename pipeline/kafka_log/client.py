@@ -9,7 +9,7 @@ Passwords and tokens are in the clients' settings only: no message of ours holds
 import contextlib
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,15 @@ from kafka.net.sasl.oauth import AbstractTokenProvider
 
 from pipeline.config import Kafka
 from pipeline.errors import ConfigError, LogError
+from pipeline.kafka_log.receiving import record_of
+from pipeline.log import Record
 
 BOOTSTRAP_MS = 15_000  # for the first answer of any broker
 FETCH_WAIT_MS = 200  # the broker answers earlier as soon as there is a message
 FETCH_BYTES = 4 * 2**20  # of a partition at once
 BATCH_BYTES = 256 * 1024  # messages of one partition in one request; a larger message goes alone
+NEVER_MS = 24 * 3600 * 1000  # a batch that expires in the client wedges its producer for good: let none expire
+RETRY_BACKOFF_MS = 5  # a transaction must wait for the broker to finish the one before: some milliseconds
 MAX_MESSAGE_BYTES = 32 * 2**20  # the broker's own limit decides, and its refusal says what to raise
 
 # The client tells of every reconnection as a warning; what an operator must know is said by us, in one line.
@@ -69,6 +73,27 @@ class Cluster:
         with self._bootstrapping():
             return KafkaProducer(**{**self._options, **ours, **options})
 
+    def fetcher(self, consumer: Any) -> tuple[Any, Callable[[Any], Record]]:
+        """Return what polls messages, and what makes records of them; `consumer` itself unless confluent-kafka does."""
+        if self.settings.client == "kafka-python":
+            return consumer, record_of
+        confluent = _confluent()
+        with one_line(self.servers):
+            return confluent.ConfluentConsumer(self.servers, self.settings), confluent.record_of
+
+    def sender(self, linger_ms: int, transactional_id: str | None = None) -> Any:
+        """Return an idempotent producer with our settings, for transactions if it has an id for them."""
+        if self.settings.client == "confluent":
+            confluent = _confluent()
+            with one_line(self.servers):
+                return confluent.ConfluentProducer(self.servers, self.settings, transactional_id, linger_ms)
+        options: dict[str, Any] = {"delivery_timeout_ms": NEVER_MS, "linger_ms": linger_ms}
+        if transactional_id is not None:
+            stall_ms = round(self.settings.stall_seconds * 1000)
+            options |= {"transactional_id": transactional_id, "transaction_timeout_ms": stall_ms}
+            options |= {"max_block_ms": stall_ms, "retry_backoff_ms": RETRY_BACKOFF_MS}
+        return self.producer(**options)
+
     def admin(self) -> Any:
         with self._bootstrapping():
             return KafkaAdminClient(**self._options)
@@ -91,6 +116,15 @@ class Cluster:
             "a broker listens there, but lets nobody in with these credentials or trusts another authority; "
             "see kafka.security, kafka.ca_file, kafka.sasl_mechanism, kafka.username and kafka.password"
         )
+
+
+def _confluent() -> Any:
+    try:
+        from pipeline.kafka_log import confluent
+    except ModuleNotFoundError as error:
+        message = f"kafka.client = 'confluent' needs the module {error.name}: pip install 'graphsieve[confluent]'"
+        raise ConfigError(message) from None
+    return confluent
 
 
 def _listens(server: str) -> bool:

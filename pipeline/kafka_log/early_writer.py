@@ -19,7 +19,7 @@ from kafka import errors as kafka_errors
 
 from pipeline.errors import FencedError, LogError
 from pipeline.kafka_log.client import Cluster, explain
-from pipeline.kafka_log.sending import NEVER_MS, send_all
+from pipeline.kafka_log.sending import send_all
 from pipeline.kafka_log.writer import FATAL, RETRY_SECONDS, TransactionalWriter
 from pipeline.log import Message, Move, check_moves
 
@@ -105,7 +105,7 @@ class EarlyWriter:
 
     def _send(self, moves: Mapping[str, Move], outputs: Mapping[str, Sequence[Message]]) -> None:
         if self._producer is None:
-            self._producer = self._cluster.producer(delivery_timeout_ms=NEVER_MS, linger_ms=0)
+            self._producer = self._cluster.sender(linger_ms=0)
         futures: list[Any] = []
         for topic, messages in outputs.items():
             futures += send_all(self._producer, topic, messages, self._partition)

@@ -14,7 +14,7 @@ from pipeline.kafka_log.client import Cluster, one_line
 from pipeline.kafka_log.early_writer import EarlyWriter
 from pipeline.kafka_log.positions import Positions
 from pipeline.kafka_log.reader import Reader
-from pipeline.kafka_log.sending import LINGER_MS, NEVER_MS, send_all
+from pipeline.kafka_log.sending import LINGER_MS, send_all
 from pipeline.kafka_log.writer import TransactionalWriter
 from pipeline.log import Log, Message, Move, Progress, Read, Sending
 
@@ -49,7 +49,7 @@ class KafkaLog(Log):
         if not messages:
             return self._reader.end(topic)
         if self._appender is None:
-            self._appender = self._cluster.producer(delivery_timeout_ms=NEVER_MS, linger_ms=LINGER_MS)
+            self._appender = self._cluster.sender(LINGER_MS)
         self._reader.check_topic(topic)
         with one_line(f"{self._cluster.servers}/{topic}"):
             futures = list(send_all(self._appender, topic, messages, self._partition))

@@ -55,7 +55,7 @@ def offset(position: int, note: Note) -> OffsetAndMetadata:
 
 def _note(metadata: str | None, group: str, topic: str) -> Note:
     try:
-        return msgspec.json.decode(metadata or "", type=Note)
+        return msgspec.json.decode((metadata or "").rstrip("\0"), type=Note)  # librdkafka ends its strings as C does
     except msgspec.MsgspecError:
         raise LogError(
             f"group {group!r} has a position in {topic!r} that graphsieve did not commit (its note: {metadata!r:.80}); "

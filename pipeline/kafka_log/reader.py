@@ -8,17 +8,16 @@ A topic with buffered records is paused while another one is polled, so no buffe
 
 from collections import deque
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from kafka import TopicPartition
 from kafka import errors as kafka_errors
 
 from pipeline.errors import LogError
 from pipeline.kafka_log.client import Cluster, one_line
-from pipeline.log import JSON, TOMBSTONE, Headers, Read, Record
+from pipeline.log import Read, Record
 
 POLL_RECORDS = 5000  # at once from the client
-CONTENT_TYPE = "content-type"
 
 
 class Reader:
@@ -27,19 +26,20 @@ class Reader:
     def __init__(self, cluster: Cluster, partition: int | None) -> None:
         self._servers = cluster.servers
         self._partition = partition
-        self._consumer = cluster.consumer(max_poll_records=POLL_RECORDS)
+        self._control = cluster.consumer(max_poll_records=POLL_RECORDS)  # tells of topics, ends, beginnings
+        self._consumer, self._record_of = cluster.fetcher(self._control)
         self._places: dict[str, TopicPartition] = {}
         self._checked: set[str] = set()
         self._next: dict[TopicPartition, int] = {}
-        self._buffered: dict[TopicPartition, deque[Any]] = {}
+        self._buffered: dict[TopicPartition, deque[Record]] = {}
 
     def read(self, topic: str, position: int, max_records: int, timeout_seconds: float) -> Read:
         place = self._go_to(topic, position)
         buffered = self._buffered[place]
         if not buffered:
             self._poll(timeout_seconds)
-        records = [_record(buffered.popleft()) for _ in range(min(max_records, len(buffered)))]
-        self._next[place] = buffered[0].offset if buffered else self._consumer.position(place)
+        records = [buffered.popleft() for _ in range(min(max_records, len(buffered)))]
+        self._next[place] = buffered[0].position if buffered else self._consumer.position(place)
         return Read(records, self._next[place], max(self._next[place], self._consumer.highwater(place) or 0))
 
     def wait(self, positions: Mapping[str, int], timeout_seconds: float) -> None:
@@ -66,16 +66,17 @@ class Reader:
         """Return the first position that the topic still has."""
         place = self._place(topic)
         with one_line(self._where(place)):
-            return int(self._consumer.beginning_offsets([place])[place])
+            return int(self._control.beginning_offsets([place])[place])
 
     def end(self, topic: str) -> int:
         """Return the position after the last record that is committed."""
         place = self._place(topic)
         with one_line(self._where(place)):
-            return int(self._consumer.end_offsets([place])[place])
+            return int(self._control.end_offsets([place])[place])
 
     def close(self) -> None:
-        self._consumer.close(autocommit=False, timeout_ms=1000)
+        for consumer in {id(c): c for c in (self._consumer, self._control)}.values():
+            consumer.close(autocommit=False, timeout_ms=1000)
 
     def _go_to(self, topic: str, position: int) -> TopicPartition:
         """Make the next record of the topic that at `position`, or the first after it."""
@@ -111,7 +112,7 @@ class Reader:
     def _partitions(self, topic: str) -> set[int]:
         """Return the topic's partitions; LogError if there is none: the client would wait for it for ever."""
         with one_line(f"{self._servers}/{topic}"):
-            partitions: set[int] | None = self._consumer.partitions_for_topic(topic)
+            partitions: set[int] | None = self._control.partitions_for_topic(topic)
         if not partitions:
             create = f"graphsieve topics create kafka://{self._servers}/{topic} --partitions N"
             self._refuse(topic, "does not exist", f"make it: {create}")
@@ -133,7 +134,7 @@ class Reader:
         finally:
             self._consumer.resume(*full)
         for place, records in polled.items():
-            self._buffered[place].extend(records)
+            self._buffered[place].extend(map(self._record_of, records))
 
     def _refuse_positions(self, error: Exception) -> NoReturn:
         """Say which topic has lost what was to be read: skipping it would change every later score."""
@@ -154,21 +155,3 @@ class Reader:
 
     def _where(self, place: TopicPartition) -> str:
         return f"{self._servers}/{place.topic}, partition {place.partition}"
-
-
-def _record(polled: Any) -> Record:
-    key = None if polled.key is None else polled.key.decode(errors="surrogateescape")
-    content_type, headers = (JSON, ()) if not polled.headers else _split_headers(polled.headers)
-    value = polled.value
-    if value is None:
-        value, content_type = b"", TOMBSTONE
-    return Record(polled.offset, value, key, content_type, polled.timestamp / 1000, headers)
-
-
-def _split_headers(headers: list[tuple[str, bytes]]) -> tuple[str, Headers]:
-    """Return the content type and the other headers; JSON that says so itself stays among them, as it came."""
-    for i, (name, value) in enumerate(headers):
-        if name == CONTENT_TYPE and value is not None and value != JSON.encode():
-            rest = (*headers[:i], *headers[i + 1 :])
-            return value.decode(errors="replace"), tuple((n, v or b"") for n, v in rest)
-    return JSON, tuple((name, value or b"") for name, value in headers)

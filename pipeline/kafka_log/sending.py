@@ -4,11 +4,10 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
-from pipeline.kafka_log.reader import CONTENT_TYPE
 from pipeline.log import JSON, TOMBSTONE, Headers, Message
 
+CONTENT_TYPE = "content-type"
 LINGER_MS = 5  # messages of one commit travel together; a flush does not wait for it
-NEVER_MS = 24 * 3600 * 1000  # a batch that expires in the client wedges its producer for good: let none expire
 
 
 def send_all(producer: Any, topic: str, messages: Sequence[Message], partition: int | None) -> Iterator[Any]:

@@ -23,11 +23,10 @@ from kafka import errors as kafka_errors
 from pipeline.errors import FencedError, LogError
 from pipeline.kafka_log.client import Cluster, explain
 from pipeline.kafka_log.positions import Note, Positions, offset
-from pipeline.kafka_log.sending import LINGER_MS, NEVER_MS, send_all
+from pipeline.kafka_log.sending import LINGER_MS, send_all
 from pipeline.log import Message, Move, check_moves
 
 RETRY_SECONDS = 0.5
-RETRY_BACKOFF_MS = 5  # a transaction must wait for the broker to finish the one before: some milliseconds
 
 # What no second attempt mends.
 FATAL = (
@@ -95,11 +94,7 @@ class TransactionalWriter:
 
     def _begin(self, moves: Mapping[str, Move]) -> str:
         """Fence all earlier producers of the shard and read where the group stands; return who brought it there."""
-        producer = self._cluster.producer(
-            transactional_id=self._id, transaction_timeout_ms=round(self._stall_seconds * 1000),
-            delivery_timeout_ms=NEVER_MS, retry_backoff_ms=RETRY_BACKOFF_MS, linger_ms=LINGER_MS,
-            max_block_ms=round(self._stall_seconds * 1000),
-        )  # fmt: skip
+        producer = self._cluster.sender(LINGER_MS, self._id)
         try:
             producer.init_transactions()
             attempts = [self._read_position(topic, move.start) for topic, move in moves.items()]

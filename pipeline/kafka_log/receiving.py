@@ -1,0 +1,29 @@
+"""Kafka's messages as records of ours."""
+
+from typing import Any
+
+from pipeline.kafka_log.sending import CONTENT_TYPE
+from pipeline.log import JSON, TOMBSTONE, Headers, Record
+
+
+def record_of(polled: Any) -> Record:
+    """Return what kafka-python polled as a record."""
+    return make_record(polled.offset, polled.key, polled.value, polled.headers, polled.timestamp)
+
+
+def make_record(offset: int, key: bytes | None, value: bytes | None, headers: Any, timestamp_ms: int) -> Record:
+    """Return a record; a message without a value is a tombstone."""
+    name = None if key is None else key.decode(errors="surrogateescape")
+    content_type, others = _split(headers) if headers else (JSON, ())
+    if value is None:
+        value, content_type = b"", TOMBSTONE
+    return Record(offset, value, name, content_type, timestamp_ms / 1000, others)
+
+
+def _split(headers: list[tuple[str, bytes]]) -> tuple[str, Headers]:
+    """Return the content type and the other headers; JSON that says so itself stays among them, as it came."""
+    for i, (name, value) in enumerate(headers):
+        if name == CONTENT_TYPE and value is not None and value != JSON.encode():
+            rest = (*headers[:i], *headers[i + 1 :])
+            return value.decode(errors="replace"), tuple((n, v or b"") for n, v in rest)
+    return JSON, tuple((name, value or b"") for name, value in headers)
