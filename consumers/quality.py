@@ -13,32 +13,18 @@ is told by its position, index and model.
 import math
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-import msgspec
-
+from pipeline.config import Topics
 from pipeline.evaluate import for_json, split_rank, summary
 from pipeline.log import Log, Record, read_before, read_to_end
+from pipeline.messages import ScoreMessage, ScoreReader
 from pipeline.stats import QualityStats
 
 Label = tuple[int, str, int]  # position in the events topic, id, 1 = spam or 0 = not
 LabelsOf = Callable[[Sequence[Record]], Iterable[Label]]
-
-EVENTS, SCORES = "events", "scores"
-
-
-class Score(msgspec.Struct, frozen=True, gc=False):
-    """The part of a score message that quality needs."""
-
-    id: str
-    position: int
-    score: float
-    is_spam: bool
-    threshold: float
-    model: str
-    index: int = 0
-
+TOPICS = Topics()  # a log's topics, unless told otherwise
 
 _Key = tuple[str, int, int, str]  # id, position, index, model: two scores that agree in all are one, published twice
 
@@ -62,7 +48,7 @@ class JoinState:
     def __init__(self, max_pending: int | None = None) -> None:
         self.dropped = 0
         self._max_pending = math.inf if max_pending is None else max_pending
-        self._pending: OrderedDict[_Key, tuple[int, Score]] = OrderedDict()  # -> order of publication, score
+        self._pending: OrderedDict[_Key, tuple[int, ScoreMessage]] = OrderedDict()  # -> order of publication, score
         self._keys_of: dict[str, list[_Key]] = {}  # id -> its keys in _pending, in the same order
         self._published = 0
 
@@ -70,7 +56,7 @@ class JoinState:
     def pending(self) -> int:
         return len(self._pending)
 
-    def add_score(self, score: Score) -> None:
+    def add_score(self, score: ScoreMessage) -> None:
         key = (score.id, score.position, score.index, score.model)
         if key in self._pending:
             return
@@ -98,25 +84,6 @@ class JoinState:
         self.dropped += 1
 
 
-class ScoreDecoder:
-    """Reads score messages; counts those that are none."""
-
-    def __init__(self) -> None:
-        self._decoder = msgspec.json.Decoder(Score)
-        self.unreadable = 0
-
-    def decode(self, records: Iterable[Record], first: int = 0) -> Iterator[Score]:
-        """Yield the scores of events at position `first` and later."""
-        for record in records:
-            try:
-                score = self._decoder.decode(record.value)
-            except msgspec.DecodeError:
-                self.unreadable += 1
-            else:
-                if score.position >= first:
-                    yield score
-
-
 class QualityWindow:
     """The last `window` joined scores (all of them if None), and what they say."""
 
@@ -142,7 +109,12 @@ class QualityWindow:
 
 
 def quality(
-    log: Log, labels_of: LabelsOf, *, after: int | None = None, last: float | None = None
+    log: Log,
+    labels_of: LabelsOf,
+    *,
+    after: int | None = None,
+    last: float | None = None,
+    topics: Topics = TOPICS,
 ) -> dict[str, float | None]:
     """Join all scores of a log with their labels and return how good they were.
 
@@ -150,22 +122,28 @@ def quality(
     their position, cut as `train` cuts off its test part: 0.3 gives the figures of its report. Needs memory for all the
     scores at once.
     """
-    first = 0 if after is None else after + 1
-    state, decoder = JoinState(), ScoreDecoder()
-    for records in read_to_end(log, SCORES, 0):
-        for score in decoder.decode(records, first):
-            state.add_score(score)
+    first = _first(log, topics.events, after)
+    state, reader = JoinState(), ScoreReader()
+    for records in read_to_end(log, topics.scores):
+        for score in reader.read(records):
+            if score.position >= first:
+                state.add_score(score)
     scored = state.pending
     joined = [
         one
-        for records in read_to_end(log, EVENTS, first)
+        for records in read_to_end(log, topics.events, first)
         for label in labels_of(records)
         for one in state.add_label(*label)
     ]
     joined.sort()
     window = QualityWindow()
     window.add(joined if last is None else joined[split_rank(1 - last, len(joined)) :])
-    return for_json(window.figures() | {"scored": scored, "unreadable": decoder.unreadable})
+    return for_json(window.figures() | {"scored": scored, "unreadable": reader.unreadable})
+
+
+def _first(log: Log, topic: str, after: int | None) -> int:
+    """Return the first position to judge: labels that the log no longer has judge nothing."""
+    return log.begin(topic) if after is None else max(log.begin(topic), after + 1)
 
 
 class Follower:
@@ -186,11 +164,12 @@ class Follower:
         window: int = 10_000,
         max_pending: int = 200_000,
         after: int | None = None,
+        topics: Topics = TOPICS,
     ) -> None:
-        self._log, self._labels_of, self._group, self._stats = log, labels_of, group, stats
-        self._state, self._window, self._decoder = JoinState(max_pending), QualityWindow(window), ScoreDecoder()
-        self._first = 0 if after is None else after + 1
-        self._scores_position = 0
+        self._log, self._labels_of, self._group, self._stats, self._topics = log, labels_of, group, stats, topics
+        self._state, self._window, self._reader = JoinState(max_pending), QualityWindow(window), ScoreReader()
+        self._first = _first(log, topics.events, after)
+        self._scores_position = log.begin(topics.scores)
         self._events_position = self._first
         self._published_to = 0  # all scores of events before this position have been read
 
@@ -208,14 +187,17 @@ class Follower:
         return self._read_scores()
 
     def _read_scores(self) -> bool:
-        committed = self._log.committed(self._group, EVENTS).position  # read first: its scores are then before `end`
-        end = self._log.end(SCORES)
-        records, self._scores_position, _ = read_before(self._log, SCORES, self._scores_position, end)
+        topics = self._topics
+        committed = self._log.committed(self._group, topics.events).position  # first: its scores are then before `end`
+        end = self._log.end(topics.scores)
+        records, self._scores_position, _ = read_before(self._log, topics.scores, self._scores_position, end)
         reached = 0
         # Scores come in order: one from before what has been published is published for the second time.
-        for score in self._decoder.decode(records, max(self._first, self._published_to)):
-            self._state.add_score(score)
-            reached = score.position
+        first = max(self._first, self._published_to)
+        for score in self._reader.read(records):
+            if score.position >= first:
+                self._state.add_score(score)
+                reached = score.position
         if self._scores_position == end:
             reached = committed
         self._published_to = max(self._published_to, min(reached, committed))
@@ -223,7 +205,9 @@ class Follower:
         return bool(records) or self._events_position < self._published_to
 
     def _read_labels(self) -> None:
-        records, self._events_position, _ = read_before(self._log, EVENTS, self._events_position, self._published_to)
+        records, self._events_position, _ = read_before(
+            self._log, self._topics.events, self._events_position, self._published_to
+        )
         for label in self._labels_of(records):
             joined = self._state.add_label(*label)
             self._stats.joined += len(joined)
@@ -233,7 +217,7 @@ class Follower:
     def _update_stats(self) -> None:
         stats, figures = self._stats, self._window.figures()
         stats.pending, stats.dropped = self._state.pending, self._state.dropped
-        stats.unreadable = self._decoder.unreadable
+        stats.unreadable = self._reader.unreadable
         stats.window = len(self._window)
         stats.auroc, stats.average_precision = figures["auroc"], figures["ap"]
         stats.precision, stats.recall = figures["precision"], figures["recall"]

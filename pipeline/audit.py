@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -11,7 +10,7 @@ from pipeline.decoder import Decoder
 from pipeline.errors import LogError
 from pipeline.events import EventBatch
 from pipeline.log import Log, read_to_end
-from pipeline.messages import ScoreMessage
+from pipeline.messages import ScoreMessage, ScoreReader
 from pipeline.model import Model
 from pipeline.twin import Twin
 
@@ -23,35 +22,50 @@ class Audit:
     compared: int
     max_abs_difference: float
     worst: ScoreMessage | None  # the score that differs most
+    unreadable: int  # messages among the scores that are none
 
 
 def audit(
     model: Model,
     log: Log,
+    group: str,
     events_topic: str,
     scores_topic: str,
     sample: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Audit:
-    """Recompute `sample` of the model's published scores, spread evenly; LogError where there are none.
+    """Recompute `sample` of the model's scores that `group` published, spread evenly; LogError where there are none.
 
     A score rests on all that came before it, so the twin walks the whole log up to the last one: its cost is the sum
     of all the lists that were read, minutes for a hundred thousand nodes.
     """
-    published = _sample(list(_published(log, scores_topic, model.version)), sample)
+    reader = ScoreReader()
+    published = _sample(list(_published(reader, log, scores_topic, model.version)), sample)
     if not published:
         raise LogError(f"no score of model {model.version} in topic {scores_topic!r}; score the log with it first")
+    _check_history(log, group, events_topic)
     last = max(position for position, _ in published)
     twin, decoder = Twin(model), Decoder(model.schema)
-    result = Audit(0, 0.0, None)
+    result = Audit(0, 0.0, None, reader.unreadable)
     for records in read_to_end(log, events_topic, end=last + 1):
         events, _ = decoder.decode(records)
         _compare(twin, events, published, result)
-        progress(records[-1].position + 1, last + 1)
+        if records:
+            progress(records[-1].position + 1, last + 1)
     if result.compared < len(published):
         missing = len(published) - result.compared
         raise LogError(f"{missing} published scores are of events that the twin scores not; the log is not theirs")
     return result
+
+
+def _check_history(log: Log, group: str, topic: str) -> None:
+    """Refuse a log that no longer has all events from where the group began: every later score rests on them."""
+    begin, start = log.begin(topic), log.committed(group, topic).start
+    if begin > start:
+        raise LogError(
+            f"topic {topic!r} begins at {begin}, but group {group!r} began at {start}: what its first scores rest on "
+            "is gone; audit a recording that was made in time, or keep the topic longer"
+        )
 
 
 def _compare(twin: Twin, events: EventBatch, published: dict[Place, ScoreMessage], result: Audit) -> None:
@@ -67,13 +81,9 @@ def _compare(twin: Twin, events: EventBatch, published: dict[Place, ScoreMessage
             result.max_abs_difference, result.worst = difference, message
 
 
-def _published(log: Log, topic: str, version: str) -> Iterator[ScoreMessage]:
-    decode = msgspec.json.Decoder(ScoreMessage).decode
+def _published(reader: ScoreReader, log: Log, topic: str, version: str) -> Iterator[ScoreMessage]:
     for records in read_to_end(log, topic):
-        for record in records:
-            message = decode(record.value)
-            if message.model == version:
-                yield message
+        yield from (message for message in reader.read(records) if message.model == version)
 
 
 def _sample(messages: list[ScoreMessage], sample: int) -> dict[Place, ScoreMessage]:

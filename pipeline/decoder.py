@@ -1,19 +1,22 @@
-"""Records of the log -> events, whatever their content type."""
+"""Records of the log -> events, whatever their content type and whichever topic they are from."""
 
 from collections.abc import Callable, Iterator, Sequence
-from operator import attrgetter
+from itertools import groupby, pairwise
+from operator import attrgetter, itemgetter
 
 import numpy as np
 
 from pipeline.events import LABEL, BadEvent, EventBatch, bad_event
 from pipeline.json_codec import JsonReader
-from pipeline.log import JSON, PACKED, Record
+from pipeline.log import JSON, PACKED, TOMBSTONE, Record
 from pipeline.packed_codec import PackedReader
 from pipeline.schema import Schema
+from pipeline.tombstones import TombstoneReader, pass_over
 
 MAX_MESSAGE_BYTES = 4 * 2**20
 
 _Reader = Callable[[Sequence[Record]], tuple[EventBatch | None, list[BadEvent]]]
+_OTHER_TOPIC = ""  # stands for all topics without words of their own
 
 
 class Decoder:
@@ -24,21 +27,31 @@ class Decoder:
 
     def __init__(self, schema: Schema, max_message_bytes: int = MAX_MESSAGE_BYTES) -> None:
         self._json = JsonReader(schema)
-        self._readers: dict[str, _Reader] = {JSON: self._json.read, PACKED: PackedReader(schema).read}
+        packed, tombstones = PackedReader(schema), TombstoneReader(schema)
+        self._readers: dict[str, dict[str, _Reader]] = {}  # topic -> content type -> reader
+        for topic in (_OTHER_TOPIC, *schema.topics):
+            own = schema.of_topic(topic)
+            self._readers[topic] = {
+                JSON: self._json.read if own is schema else JsonReader(own).read,
+                PACKED: packed.read,
+                TOMBSTONE: pass_over if own.events.tombstones == "ignore" else tombstones.read,
+            }
         self._max_message_bytes = max_message_bytes
 
     def decode(self, records: Sequence[Record]) -> tuple[EventBatch, list[BadEvent]]:
-        """Return the events of `records` in order, and those that are bad, in order."""
+        """Return the events of `records` in order, and those that are bad, in order of their positions."""
         parts: list[EventBatch] = []
         bad: list[BadEvent] = []
-        for content_type, run in _runs(self._small(records, bad)):
-            reader = self._readers.get(_media_type(content_type), _unknown_content_type)
-            part, wrong = reader(run)
+        records = self._small(records, bad)
+        shares, in_order = self._shares(records)
+        for read, share in shares:
+            part, wrong = read(share)
             bad += wrong
             if part is not None:
                 parts.append(part)
         bad.sort(key=lambda event: (event.position, event.index))
-        return EventBatch.join(parts or [self._json.read([])[0]]), bad
+        batch = EventBatch.join(parts or [self._json.read([])[0]])
+        return (batch if in_order else batch.by_position()), bad
 
     def _small(self, records: Sequence[Record], bad: list[BadEvent]) -> Sequence[Record]:
         limit = self._max_message_bytes
@@ -47,6 +60,33 @@ class Decoder:
         large = [record for record in records if len(record.value) > limit]
         bad += [bad_event(r, "too_large", f"{len(r.value)} bytes, at most {limit}") for r in large]
         return [record for record in records if len(record.value) <= limit]
+
+    def _shares(self, records: Sequence[Record]) -> tuple[list[tuple[_Reader, Sequence[Record]]], bool]:
+        """Return each reader's share of the records, and whether the shares follow one another in order.
+
+        Nearly always there is one. Otherwise a share is all that is a reader's, not each stretch of it: where topics
+        alternate, reading one message costs as much as reading a hundred at once.
+        """
+        kinds = list(zip(map(_TOPIC, records), map(_CONTENT_TYPE, records), strict=True))
+        reader_of = {kind: self._reader(*kind) for kind in set(kinds)}
+        if len(set(reader_of.values())) == 1:
+            return [(reader_of[kinds[0]], records)], True
+        readers = [reader_of[kind] for kind in kinds]
+        # Positions that do not rise come from recorded files that were put together: their order is the truth then.
+        if any(one.position >= next_one.position for one, next_one in pairwise(records)):
+            stretches = groupby(zip(readers, records, strict=True), key=itemgetter(0))
+            return [(read, [record for _, record in stretch]) for read, stretch in stretches], True
+        shares: dict[_Reader, list[Record]] = {}
+        for read, record in zip(readers, records, strict=True):
+            shares.setdefault(read, []).append(record)
+        return list(shares.items()), False
+
+    def _reader(self, topic: str, content_type: str) -> _Reader:
+        readers = self._readers.get(topic) or self._readers[_OTHER_TOPIC]
+        return readers.get(media_type(content_type), _unknown_content_type)
+
+
+_TOPIC, _CONTENT_TYPE = attrgetter("topic"), attrgetter("content_type")
 
 
 def labels_of(decoder: Decoder, records: Sequence[Record]) -> Iterator[tuple[int, str, int]]:
@@ -57,23 +97,10 @@ def labels_of(decoder: Decoder, records: Sequence[Record]) -> Iterator[tuple[int
 
 
 def _unknown_content_type(records: Sequence[Record]) -> tuple[None, list[BadEvent]]:
-    detail = f"content type {records[0].content_type!r:.80}, expected {JSON} or {PACKED}"
-    return None, [bad_event(record, "unknown_content_type", detail) for record in records]
+    details = [f"content type {record.content_type!r:.80}, expected {JSON} or {PACKED}" for record in records]
+    return None, [bad_event(record, "unknown_content_type", d) for record, d in zip(records, details, strict=True)]
 
 
-def _media_type(content_type: str) -> str:
+def media_type(content_type: str) -> str:
     """Return the type without parameters: "application/json; charset=utf-8" is JSON."""
     return content_type.partition(";")[0].strip().lower()
-
-
-def _runs(records: Sequence[Record]) -> Iterator[tuple[str, Sequence[Record]]]:
-    """Yield stretches of records with one content type; nearly always there is one stretch."""
-    types = list(map(attrgetter("content_type"), records))
-    if len(set(types)) == 1:
-        yield types[0], records
-        return
-    start = 0
-    for i in range(1, len(records) + 1):
-        if i == len(records) or types[i] != types[start]:
-            yield types[start], records[start:i]
-            start = i

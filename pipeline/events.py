@@ -3,8 +3,9 @@
     EventBatch    events in log order; what JSON and packed messages both become
     BadEvent      an event that could not be understood: reason, bytes, position (data, not an exception)
 
-`json_codec`, `packed_codec` turn messages into these and `decoder` joins them: the four modules are all that knows
-the wire. A batch without a bad event is handled column by column; only one that has any is looked at event by event.
+`json_codec`, `packed_codec`, `tombstones` turn messages into these and `decoder` joins them: the five modules are all
+that knows the wire. A batch without a bad event is handled column by column; only one that has any is looked at event
+by event.
 """
 
 from collections.abc import Sequence
@@ -39,6 +40,10 @@ class BadEvent:
     reason: str  # one of REASONS
     detail: str
     raw: bytes  # the message; of a packed one, this event alone, packed
+    # Of the message: its key, and its topic and its position there where the log is merged from several.
+    key: str | None = None
+    topic: str = ""
+    offset: int = -1
 
 
 @dataclass
@@ -70,6 +75,21 @@ class EventBatch:
         columns |= {name: _pick(getattr(self, name), edge_keep) for name in _EDGE_COLUMNS}
         columns["keys"] = [_pick(keys, keep) for keys in self.keys]
         columns["edge_event"] = renumbered[columns["edge_event"]]
+        return EventBatch(**columns)
+
+    def by_position(self) -> "EventBatch":
+        """Return the events in the order of their messages' positions; those of one message stay as they are."""
+        if (np.diff(self.position) >= 0).all():
+            return self
+        order = np.argsort(self.position, kind="stable")
+        place = np.empty(len(order), np.int32)
+        place[order] = np.arange(len(order), dtype=np.int32)
+        edge_event = place[self.edge_event]
+        edge_order = np.argsort(edge_event, kind="stable")
+        columns = {name: _sorted(getattr(self, name), order) for name in _EVENT_COLUMNS}
+        columns |= {name: _sorted(getattr(self, name), edge_order) for name in _EDGE_COLUMNS}
+        columns["keys"] = [_sorted(keys, order) for keys in self.keys]
+        columns["edge_event"] = edge_event[edge_order]
         return EventBatch(**columns)
 
     def part(self, start: int, stop: int) -> "EventBatch":
@@ -105,6 +125,10 @@ def _join_column(name: str, column: list[Any]) -> Any:
 
 def _pick(column: Any, keep: npt.NDArray[np.bool_]) -> Any:
     return list(compress(column, keep.tolist())) if isinstance(column, list) else column[keep]
+
+
+def _sorted(column: Any, order: npt.NDArray[np.int64]) -> Any:
+    return [column[i] for i in order.tolist()] if isinstance(column, list) else column[order]
 
 
 def check_ts(
@@ -159,6 +183,7 @@ def note(problems: Wrong, places: npt.NDArray[np.int64], wrong: Wrong) -> None:
         wrong.setdefault(int(places[i]), problem)
 
 
-def bad_event(record: Record, reason: str, detail: str) -> BadEvent:
-    """Return the whole message of `record` as one bad event."""
-    return BadEvent(record.position, 0, reason, detail, record.value)
+def bad_event(record: Record, reason: str, detail: str, index: int = 0, raw: bytes | None = None) -> BadEvent:
+    """Return the whole message of `record` as one bad event; or one event of it, whose bytes are `raw`."""
+    said = record.value if raw is None else raw
+    return BadEvent(record.position, index, reason, detail, said, record.key, record.topic, record.offset)

@@ -45,7 +45,7 @@ _TYPES: dict[str, Any] = {  # what msgspec is to demand where the schema reads a
 
 
 class JsonReader:
-    """Reads JSON messages as one schema says."""
+    """Reads JSON messages as one schema says; a topic with words of its own has a schema, and a reader, of its own."""
 
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
@@ -130,15 +130,18 @@ class JsonReader:
     def _ts_column(
         self, messages: list[Any], kind: npt.NDArray[np.uint8], records: Sequence[Record], wrong: Wrong
     ) -> npt.NDArray[np.float64]:
-        values = list(map(self._field["ts"], messages))
+        said = values = list(map(self._field["ts"], messages))
         if self._schema.time.unit == "iso8601":
-            values = [timestamp(value) if type(value) is str else np.nan for value in values]
-        elif not set(map(type, values)) <= {float, NoneType}:  # a feature or a group reads the same field
-            values = [_as_float(value) for value in values]
+            values = [timestamp(value) if type(value) is str else np.nan for value in said]
+        elif not set(map(type, said)) <= {float, NoneType}:  # a feature or a group reads the same field
+            values = [_as_float(value) for value in said]
         ts = np.array(values, np.float64)  # None becomes nan
         if self._schema.time.unit == "milliseconds":
             ts /= 1000.0
-        check_ts(self._schema, ts, kind, np.array([record.appended_at for record in records]), wrong)
+        appended_at = np.array([record.appended_at for record in records], np.float64)
+        if self._schema.time.missing == "log":
+            ts = np.where([value is None for value in said], appended_at, ts)
+        check_ts(self._schema, ts, kind, appended_at, wrong)
         ts[kind == RETRACT] = np.nan
         return ts
 

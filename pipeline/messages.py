@@ -1,23 +1,38 @@
-"""What the scorer publishes: score messages and dead letters, both JSON.
+"""What the scorer publishes: scores, single or packed, and dead letters.
 
-A score message is keyed by the node's id; id, position, index and model name it, so readers can drop repeats. A dead
-letter holds the event's bytes as they came: as text where they are UTF-8, else as base64.
+    single        JSON, a message a score, keyed by the node's id         {"id":"r17","score":0.93,"is_spam":true,...}
+    packed        msgpack, a message a micro-batch, numbers as little-endian buffers; no key, for it is of many nodes
+    dead letter   JSON, keyed as the event was, with the event's bytes: as text where they are UTF-8, else as base64
+
+Both forms of a score say the same to the last bit: a packed message holds the exact float32 score, and whoever reads it
+makes of it what a single one says, the verdict first and then the score rounded to 8 digits.
+
+Id, position, index and model name a score, so readers can drop repeats. Headers tell model, schema and reason, so that
+readers can choose without decoding.
 """
 
 import base64
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import repeat
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
-from pipeline.events import BadEvent, EventBatch
-from pipeline.log import Message
+from pipeline.events import REASONS, BadEvent, EventBatch
+from pipeline.log import JSON, Headers, Message, Record
 from pipeline.scorer import Scored
 
-MAX_RAW_BYTES = 2**20  # of a dead letter; a longer event is cut, and stands whole in the log at its position
+PACKED_SCORES = "application/x-graphsieve-scores"
+
+MAX_BYTES = 900_000  # of a message: a broker refuses those beyond 1 MiB, unless told otherwise
+MAX_RAW_BYTES = 2**19  # of a dead letter's event; a longer one is cut, and stands whole in the log at its position
 
 
-class ScoreMessage(msgspec.Struct):
+class ScoreMessage(msgspec.Struct, frozen=True, gc=False):
     id: str
     score: float  # 0 to 1
     is_spam: bool  # score >= threshold
@@ -37,34 +52,138 @@ class DeadLetter(msgspec.Struct, omit_defaults=True):
     bytes: int  # of the whole message
     text: str | None = None
     base64: str | None = None
+    topic: str = ""  # and the message's position in it, where the log is merged from several
+    offset: int = -1
 
+
+class _Packed(msgspec.Struct):
+    """The scores of a micro-batch on the wire."""
+
+    model: str
+    schema: str  # its fingerprint
+    threshold: float
+    scored_at: float
+    id: list[str]
+    score: bytes  # as _BUFFERS says
+    ts: bytes
+    position: bytes
+    index: bytes
+
+
+_BUFFERS = {"score": "<f4", "ts": "<f8", "position": "<i8", "index": "<i4"}
 
 _encode = msgspec.json.Encoder().encode
+_encode_packed = msgspec.msgpack.Encoder().encode
+_decode = msgspec.json.Decoder(ScoreMessage).decode
+_decode_packed = msgspec.msgpack.Decoder(_Packed).decode
 
 
-def score_messages(
-    events: EventBatch, scored: Scored, threshold: float, model: str, now: float
-) -> tuple[list[Message], int]:
-    """Return the score messages of a micro-batch, and how many of them are spam."""
-    place = scored.event
-    scores = scored.score.astype(np.float64)
-    spam = scores >= threshold
-    columns = (scores.round(8), spam, events.ts[place], events.position[place], events.index[place])
-    ids = [events.id[i] for i in place.tolist()]
-    messages = [
-        Message(_encode(ScoreMessage(name, score, is_spam, threshold, model, ts, position, index, now)), name)
-        for name, score, is_spam, ts, position, index in zip(ids, *(c.tolist() for c in columns), strict=True)
-    ]
-    return messages, int(np.count_nonzero(spam))
+@dataclass
+class _Columns:
+    """The scores of a micro-batch."""
+
+    id: list[str]
+    score: npt.NDArray[np.float32]
+    ts: npt.NDArray[np.float64]
+    position: npt.NDArray[np.int64]
+    index: npt.NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.id)
+
+    def part(self, start: int, stop: int) -> "_Columns":
+        return _Columns(**{name: column[start:stop] for name, column in vars(self).items()})
+
+    def is_spam(self, threshold: float) -> npt.NDArray[np.bool_]:
+        return self.score.astype(np.float64) >= threshold
+
+    def each(self, threshold: float, model: str, scored_at: float) -> Iterator[ScoreMessage]:
+        """What a single message says of each score: the one place where the two forms meet."""
+        score = self.score.astype(np.float64).round(8).tolist()
+        spam, ts = self.is_spam(threshold).tolist(), self.ts.tolist()
+        position, index = self.position.tolist(), self.index.tolist()
+        same = repeat(threshold), repeat(model)
+        return map(ScoreMessage, self.id, score, spam, *same, ts, position, index, repeat(scored_at))
 
 
-def dead_letters(bad: list[BadEvent]) -> Iterator[Message]:
+class ScoreWriter:
+    """Writes the scores of one model."""
+
+    def __init__(self, model: str, schema: str, threshold: float, form: Literal["single", "packed"]) -> None:
+        self._model, self._schema, self._threshold = model, schema, threshold
+        about = (("model", model.encode()), ("schema", schema.encode()))
+        # One object in all messages, so that a log need not translate it for each.
+        self._headers: Headers = about if form == "packed" else (("content-type", JSON.encode()), *about)
+        self._write = self._packed if form == "packed" else self._single
+
+    def write(self, events: EventBatch, scored: Scored, now: float) -> tuple[list[Message], int]:
+        """Return the messages for the scores of `events`, and how many of these are spam."""
+        place = scored.event
+        ids = events.id if len(place) == len(events) else [events.id[i] for i in place.tolist()]
+        columns = _Columns(ids, scored.score, events.ts[place], events.position[place], events.index[place])
+        return list(self._write(columns, now)), int(np.count_nonzero(columns.is_spam(self._threshold)))
+
+    def _single(self, columns: _Columns, now: float) -> Iterator[Message]:
+        values = map(_encode, columns.each(self._threshold, self._model, now))
+        fields = zip(values, columns.id, repeat(JSON), repeat(self._headers))
+        return map(tuple.__new__, repeat(Message), fields)  # as Message._make does, without a step in Python for each
+
+    def _packed(self, columns: _Columns, now: float) -> Iterator[Message]:
+        count = len(columns)
+        if not count:
+            return
+        buffers = {name: getattr(columns, name).astype(form).tobytes() for name, form in _BUFFERS.items()}
+        value = _encode_packed(_Packed(self._model, self._schema, self._threshold, now, columns.id, **buffers))
+        if count > 1 and len(value) > MAX_BYTES:
+            yield from self._packed(columns.part(0, count // 2), now)
+            yield from self._packed(columns.part(count // 2, count), now)
+        else:
+            yield Message(value, None, PACKED_SCORES, self._headers)
+
+
+class ScoreReader:
+    """Reads score messages of either form."""
+
+    def __init__(self) -> None:
+        self.unreadable = 0  # messages that were none
+
+    def read(self, records: Iterable[Record]) -> Iterator[ScoreMessage]:
+        """Yield the scores of `records` in order; what is no score message is counted and passed over."""
+        for record in records:
+            try:
+                scores = _unpacked(record.value) if record.content_type == PACKED_SCORES else (_decode(record.value),)
+            except (ValueError, RecursionError):
+                self.unreadable += 1
+                continue
+            yield from scores
+
+
+def _unpacked(value: bytes) -> Iterator[ScoreMessage]:
+    """Return the scores in a packed message; ValueError where it is none."""
+    packed = _decode_packed(value)
+    numbers: dict[str, Any] = {name: np.frombuffer(getattr(packed, name), form) for name, form in _BUFFERS.items()}
+    columns = _Columns(packed.id, **numbers)
+    if {len(column) for column in numbers.values()} != {len(columns)} or not np.isfinite(columns.score).all():
+        raise ValueError("columns of different lengths, or a score that is no number")
+    return columns.each(packed.threshold, packed.model, packed.scored_at)
+
+
+_REASON_HEADERS: dict[str, Headers] = {reason: (("reason", reason.encode()),) for reason in REASONS}
+
+
+def dead_letters(bad: Sequence[BadEvent]) -> Iterator[Message]:
     """Yield a dead letter for each bad event."""
-    for event in bad:
-        raw = event.raw[:MAX_RAW_BYTES]
-        letter = DeadLetter(event.position, event.index, event.reason, event.detail[:500], len(event.raw))
-        try:
-            letter.text = raw.decode()
-        except UnicodeDecodeError:
-            letter.base64 = base64.b64encode(raw).decode()
-        yield Message(_encode(letter))
+    return (Message(_dead_letter(event), event.key, JSON, _REASON_HEADERS[event.reason]) for event in bad)
+
+
+def _dead_letter(event: BadEvent) -> bytes:
+    raw = event.raw[:MAX_RAW_BYTES]
+    letter = DeadLetter(event.position, event.index, event.reason, event.detail[:500], len(event.raw))
+    letter.topic, letter.offset = event.topic, event.offset
+    with contextlib.suppress(UnicodeDecodeError):
+        letter.text = raw.decode()
+        if len(value := _encode(letter)) <= MAX_BYTES:
+            return value
+        letter.text = None  # text of control characters, six bytes each in JSON
+    letter.base64 = base64.b64encode(raw).decode()
+    return _encode(letter)

@@ -85,17 +85,16 @@ class PackedReader:
                 continue
             wrong = self._check(batch, record)
             if wrong:
-                bad += [self._bad_event(batch, i, *problem) for i, problem in sorted(wrong.items())]
+                bad += [self._bad_event(batch, record, i, *problem) for i, problem in sorted(wrong.items())]
                 keep = np.ones(len(batch), np.bool_)
                 keep[list(wrong)] = False
                 batch = batch.take(keep)
             parts.append(batch)
         return (EventBatch.join(parts) if parts else None), bad
 
-    def _bad_event(self, batch: EventBatch, i: int, reason: str, detail: str) -> BadEvent:
+    def _bad_event(self, batch: EventBatch, record: Record, i: int, reason: str, detail: str) -> BadEvent:
         # Not the whole message: a thousand bad events in one would make a thousand copies of it.
-        raw = encode_packed(self._schema, batch.part(i, i + 1))
-        return BadEvent(int(batch.position[i]), i, reason, detail, raw)
+        return bad_event(record, reason, detail, i, encode_packed(self._schema, batch.part(i, i + 1)))
 
     def _batch(self, packed: _Packed, record: Record) -> EventBatch:
         """Return the columns; ValueError where they don't fit the schema or one another."""
@@ -118,6 +117,8 @@ class PackedReader:
             **column, id=packed.id, keys=packed.keys, edge_other=packed.edge_other,
             position=np.full(n, record.position, np.int64), index=np.arange(n, dtype=np.int32),
         )  # fmt: skip
+        if self._schema.time.missing == "log":
+            batch.ts[np.isnan(batch.ts)] = record.appended_at
         return _neutral(batch)
 
     def _check(self, batch: EventBatch, record: Record) -> Wrong:

@@ -2,8 +2,8 @@
 
     Schema
       name
-      events      which field holds the type, and the application's words for our types and fields
-      time        unit of `ts`, the range that is believed
+      events      which field holds the type, and the application's words for our types and fields, topic by topic
+      time        unit of `ts`, the range that is believed, what a message without one is
       nodes       target by default; ttl
       features    name -> Numeric | Log1p | OneHot | Vector | Weekday      (a node's own channels)
       arrivals    half-lives of the decayed arrival counts                 (channels the graph adds, per relation)
@@ -157,6 +157,19 @@ class Schema(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
         own = [isinstance(f, OneHot | Weekday) for n, f in self.features.items() for _ in _channels(n, f)]
         return own + [False] * (len(self.channel_names) - len(own))
 
+    @property
+    def topics(self) -> list[str]:
+        """The topics that have words of their own."""
+        return list(self.events.topics or {})
+
+    def of_topic(self, name: str) -> "Schema":
+        """Return the schema of the messages of one topic: this one, but for the words that the topic has of its own."""
+        words = (self.events.topics or {}).get(name)
+        if words is None:
+            return self
+        time = msgspec.structs.replace(self.time, unit=words.unit or self.time.unit)
+        return msgspec.structs.replace(self, events=self.events.of_topic(words), time=time)
+
     @cached_property
     def reads(self) -> list[Read]:
         """All that is read from a message, and as what."""
@@ -226,6 +239,17 @@ def _reads(schema: Schema) -> Iterator[Read]:
             yield Read(path, "scalar", f"relations.{name}.group_by[{i}]")
 
 
+def _reads_of_topic(schema: Schema, topic: str) -> list[Read]:
+    """All that is read from the messages of `topic`, by the keys that say so for them."""
+    words = (schema.events.topics or {})[topic]
+    own = {f"events.fields.{name}" for name in words.fields} | ({"events.type"} if words.type is not None else set())
+    place = join_key("events.topics", topic) + "."
+    return [
+        read._replace(key=place + read.key.removeprefix("events.")) if read.key in own else read
+        for read in schema.of_topic(topic).reads
+    ]
+
+
 def _problems(schema: Schema) -> Iterator[Problem]:
     """What is wrong beyond the types, as (key, problem and remedy)."""
     if not schema.features:
@@ -241,6 +265,8 @@ def _problems(schema: Schema) -> Iterator[Problem]:
         for place, problem in getattr(schema, table).problems():
             yield f"{table}.{place}", problem
     yield from _path_problems(schema.reads)
+    for topic in schema.topics:
+        yield from _path_problems(_reads_of_topic(schema, topic))
 
 
 def _name_problems(key: str, name: str) -> Iterator[Problem]:

@@ -1,27 +1,37 @@
 """The sections of graph.toml as they are written, and what each demands of itself beyond its types.
 
     name, [events], [time], [nodes], [arrivals], [labels]     one each
-    [features.NAME]     Numeric | Log1p | OneHot | Vector | Weekday, by `kind`
-    [relations.NAME]    Relation, of kind group or edge
+    [events.topics.NAME]    TopicWords, for each topic that has words of its own
+    [features.NAME]         Numeric | Log1p | OneHot | Vector | Weekday, by `kind`
+    [relations.NAME]        Relation, of kind group or edge
 
 `problems` of a section yields (key within it, what is wrong and what would be right). What sections demand of one
 another is the schema's affair.
+
+A key that is younger than the first checkpoints is UNSET where nobody set it: it then stands in no checkpoint either,
+whose version is a digest of all that it holds.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from pipeline.durations import parse_duration
+from pipeline.misfit import join_key
 
 Scalar = bool | int | float | str
 Problem = tuple[str, str]
 EventType = Literal["node", "edge", "score", "label", "retract"]
 EVENT_TYPES = ("node", "edge", "score", "label", "retract")
 EVENT_FIELDS = ("id", "ts", "label", "relation", "src", "dst", "target", "edges")
+Unit = Literal["seconds", "milliseconds", "iso8601"]
+Tombstones = Literal["retract", "ignore"]
+
+_TOPIC_NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")  # what Kafka allows
 
 LARGEST = 1e30  # of any number: beyond it, it would leave float32 on its way through the model
 LARGEST_LEVEL = 1e9  # of one with a deviation: a list sums it, and must keep the others' sum when it leaves again
@@ -111,27 +121,57 @@ class Relation(Struct, frozen=True, forbid_unknown_fields=True):
         yield from _duration_problems("half_life", self.half_life)
 
 
+class TopicWords(Struct, frozen=True, forbid_unknown_fields=True):
+    """What the messages of one topic say otherwise than [events] and [time] do; what is not given is as there."""
+
+    type: str | None = None
+    default_type: EventType | None = None
+    types: dict[str, EventType] = {}
+    fields: dict[str, str] = {}
+    tombstones: Tombstones | None = None
+    unit: Unit | None = None
+
+    def problems(self) -> Iterator[Problem]:
+        yield from _field_problems(self.fields)
+
+
 class Events(Struct, frozen=True, forbid_unknown_fields=True):
-    """Which field tells an event's type, and the application's words for our types and fields."""
+    """Which field tells an event's type, and the application's words for our types and fields, topic by topic."""
 
     type: str = "type"
     default_type: EventType = "node"
     types: dict[str, EventType] = {}
     fields: dict[str, str] = {}
+    tombstones: Tombstones | UnsetType = UNSET  # unset: retract
+    topics: dict[str, TopicWords] | UnsetType = UNSET
 
     def problems(self) -> Iterator[Problem]:
-        for name in self.fields:
-            if name not in EVENT_FIELDS:
-                yield f"fields.{name}", f"no such field; ours are {', '.join(EVENT_FIELDS)}"
+        yield from _field_problems(self.fields)
+        for name, words in (self.topics or {}).items():
+            key = join_key("topics", name)
+            if not _TOPIC_NAME.fullmatch(name):
+                yield key, "no topic has such a name; it is 1 to 249 of a-z A-Z 0-9 . _ -"
+            yield from ((f"{key}.{place}", problem) for place, problem in words.problems())
+
+    def of_topic(self, words: TopicWords) -> "Events":
+        """Return what holds for a topic with words of its own."""
+        return Events(
+            type=self.type if words.type is None else words.type,
+            default_type=words.default_type or self.default_type,
+            types=self.types | words.types,
+            fields=self.fields | words.fields,
+            tombstones=words.tombstones or self.tombstones,
+        )
 
 
 class Time(Struct, frozen=True, forbid_unknown_fields=True):
-    """The unit of `ts`, and the range that is believed."""
+    """The unit of `ts`, the range that is believed, and what a message without one is."""
 
-    unit: Literal["seconds", "milliseconds", "iso8601"] = "seconds"
+    unit: Unit = "seconds"
     earliest: str = "1990-01-01"
     latest: str = "2100-01-01"
     max_ahead: str = "1d"
+    missing: Literal["bad", "log"] | UnsetType = UNSET  # unset: bad; log: the time at which the log got it
 
     def problems(self) -> Iterator[Problem]:
         for key in ("earliest", "latest"):
@@ -199,6 +239,12 @@ def timestamp(text: str) -> float:
 def seconds(duration: str | None) -> float:
     """Return a duration's seconds; no duration is infinity."""
     return math.inf if duration is None else parse_duration(duration)
+
+
+def _field_problems(fields: Mapping[str, str]) -> Iterator[Problem]:
+    for name in fields:
+        if name not in EVENT_FIELDS:
+            yield f"fields.{name}", f"no such field; ours are {', '.join(EVENT_FIELDS)}"
 
 
 def _word_problems(key: str, words: Sequence[Scalar]) -> Iterator[Problem]:

@@ -6,15 +6,19 @@ import math
 import re
 import threading
 
+import msgspec
 import pytest
 from fakes import ListLog
 from hypothesis import given
 from hypothesis import strategies as st
+from published import written
 
-from consumers.quality import Follower, Joined, JoinState, QualityWindow, Score, quality
+from consumers.quality import Follower, Joined, JoinState, QualityWindow, quality
+from pipeline.config import Topics
 from pipeline.errors import LogError
 from pipeline.evaluate import for_json, report
 from pipeline.log import Message, Move
+from pipeline.messages import PACKED_SCORES, ScoreMessage
 from pipeline.sqlite_log import SqliteLog
 from pipeline.stats import QualityStats
 
@@ -37,12 +41,11 @@ def label(node_id, value):
 
 
 def score_message(node_id, position, score, threshold=0.5, model="m1"):
-    fields = {"id": node_id, "score": score, "is_spam": score >= threshold, "threshold": threshold, "model": model}
-    return Message(json.dumps(fields | {"ts": 1.0, "position": position, "scored_ts": 3.0}).encode())
+    return Message(msgspec.json.encode(score_of(node_id, position, score, threshold, model)))
 
 
-def score(node_id, position, value=0.5):
-    return Score(node_id, position, value, value >= 0.5, 0.5, "m1")
+def score_of(node_id, position, score=0.5, threshold=0.5, model="m1"):
+    return ScoreMessage(node_id, score, score >= threshold, threshold, model, 1.0, position, 0, 3.0)
 
 
 @pytest.fixture
@@ -93,7 +96,7 @@ def test_a_log_without_scores_or_labels_has_no_figures_and_no_error(log):
 
 def test_a_label_that_the_score_could_have_known_does_not_judge_it():
     state = JoinState()
-    state.add_score(score("a", position=7))
+    state.add_score(score_of("a", position=7))
     assert state.add_label(6, "a", 1) == []
     assert state.add_label(7, "a", 1) == []
     assert [joined.label for joined in state.add_label(8, "a", 0)] == [0]
@@ -102,7 +105,7 @@ def test_a_label_that_the_score_could_have_known_does_not_judge_it():
 
 def test_only_the_first_later_label_judges_a_score():
     state = JoinState()
-    state.add_score(score("a", position=1))
+    state.add_score(score_of("a", position=1))
     assert [joined.label for joined in state.add_label(5, "a", 1)] == [1]
     assert state.add_label(6, "a", 0) == []
 
@@ -110,7 +113,7 @@ def test_only_the_first_later_label_judges_a_score():
 def test_every_score_of_a_node_counts():
     state = JoinState()
     for position in (1, 3, 9):
-        state.add_score(score("a", position))
+        state.add_score(score_of("a", position))
     assert [joined.position for joined in state.add_label(5, "a", 1)] == [1, 3]
     assert [joined.position for joined in state.add_label(10, "a", 1)] == [9]
 
@@ -124,7 +127,7 @@ def test_a_score_that_was_published_twice_counts_once(log):
 def test_too_many_waiting_scores_drop_the_one_that_waits_longest():
     state = JoinState(max_pending=2)
     for position, node_id in enumerate(["a", "b", "a", "c"]):
-        state.add_score(score(node_id, position))
+        state.add_score(score_of(node_id, position))
     assert (state.pending, state.dropped) == (2, 2)
     assert state.add_label(9, "b", 1) == []
     assert [joined.position for joined in state.add_label(9, "a", 1)] == [2]
@@ -135,8 +138,20 @@ def test_what_is_no_score_is_counted_and_passed_over(log):
     fill(log)
     garbage = [b"", b"\xff", b"[]", b'{"id":"a"}', b'{"id":"a","score":null,"position":1}', b"[" * 100]
     log.append("scores", [Message(value) for value in garbage])
+    log.append("scores", [Message(value, None, PACKED_SCORES) for value in garbage])
     figures = quality(log, labels_of)
-    assert (figures["unreadable"], figures["labelled"]) == (len(garbage), 10)
+    assert (figures["unreadable"], figures["labelled"]) == (2 * len(garbage), 10)
+
+
+def test_the_topics_may_have_other_names():
+    log, stats, topics = ListLog(), QualityStats(), Topics(events="reviews", scores="verdicts")
+    log.append("reviews", [node("a"), label("a", 1)])
+    log.commit(GROUP, {"reviews": Move(0, 2)}, {"verdicts": written("packed", [("a", 0.7, 0)])})
+    assert quality(log, labels_of, topics=topics)["labelled"] == 1
+    follower = Follower(log, labels_of, GROUP, stats, topics=topics)
+    while follower.step():
+        pass
+    assert stats.joined == 1
 
 
 def test_flagged_is_what_was_published_as_spam_whichever_threshold_held(log):
@@ -175,20 +190,20 @@ steps = st.lists(
 )
 
 
-def run_scorer(log, steps, between=lambda: None):
+def run_scorer(log, steps, between=lambda: None, form="single"):
     """Play `steps` on `log`, calling `between` after each, and return what the naive join makes of them."""
     scored, labels, unpublished, committed = [], [], [], 0
     for kind, node_id, value in [*steps, ("scorer", None, None)]:
         position = log.end("events")
         if kind == "node":
             log.append("events", [node(node_id)])
-            unpublished.append(score_message(node_id, position, value))
+            unpublished.append((node_id, value, position))
             scored.append((position, node_id, value))
         elif kind == "label":
             log.append("events", [label(node_id, value)])
             labels.append((position, node_id, value))
         else:
-            publish(log, committed, position, unpublished)
+            publish(log, committed, position, written(form, unpublished))
             unpublished, committed = [], position
         between()
     return [pair for one in scored for pair in naive_join(one, labels)]
@@ -200,10 +215,13 @@ def naive_join(scored, labels):
     return [(later[0], value)] if later else []
 
 
-@given(steps)
-def test_quality_equals_the_naive_join(steps):
+forms = st.sampled_from(["single", "packed"])
+
+
+@given(steps, forms)
+def test_quality_equals_the_naive_join(steps, form):
     log = ListLog()
-    pairs = run_scorer(log, steps)
+    pairs = run_scorer(log, steps, form=form)
     figures = quality(log, labels_of)
     assert figures["labelled"] == len(pairs)
     if pairs:
@@ -212,11 +230,20 @@ def test_quality_equals_the_naive_join(steps):
         assert figures["recall"] == report(labels, scores, 0.5)["recall"]
 
 
-@given(steps, st.booleans())
-def test_following_joins_the_same_however_far_the_scorer_lags(steps, from_the_start):
+@given(steps)
+def test_quality_is_the_same_for_single_and_packed_scores(steps):
+    single, packed = ListLog(), ListLog()
+    for log, form in ((single, "single"), (packed, "packed")):
+        run_scorer(log, steps, form=form)
+    assert quality(single, labels_of) == quality(packed, labels_of)
+    assert quality(single, labels_of, after=3, last=0.5) == quality(packed, labels_of, after=3, last=0.5)
+
+
+@given(steps, st.booleans(), forms)
+def test_following_joins_the_same_however_far_the_scorer_lags(steps, from_the_start, form):
     log, stats = ListLog(), QualityStats()
     follower = Follower(log, labels_of, GROUP, stats, window=1000, max_pending=1000)
-    pairs = run_scorer(log, steps, follower.step if from_the_start else lambda: None)
+    pairs = run_scorer(log, steps, follower.step if from_the_start else lambda: None, form)
     while follower.step():
         pass
     assert (stats.joined, stats.window, stats.dropped) == (len(pairs), len(pairs), 0)
@@ -256,13 +283,15 @@ def test_a_follower_runs_until_it_is_told_to_stop(tmp_path):
     path, stop, stats = tmp_path / "log.db", threading.Event(), QualityStats()
 
     def live():
-        with contextlib.closing(SqliteLog(path)) as log:
-            fill(log)
-            until = threading.Event()
-            for _ in range(1000):
-                if stats.window == 10 or until.wait(0.01):
-                    break
-        stop.set()
+        try:
+            with contextlib.closing(SqliteLog(path)) as log:
+                fill(log)
+                until = threading.Event()
+                for _ in range(1000):
+                    if stats.window == 10 or until.wait(0.01):
+                        break
+        finally:
+            stop.set()
 
     with contextlib.closing(SqliteLog(path)) as log:
         thread = threading.Thread(target=live)

@@ -1,16 +1,30 @@
 """graph.toml: what it says is what the schema holds; a mistake is named with its key and what would be right."""
 
+import re
 import tomllib
 from itertools import combinations
 
 import msgspec
 import pytest
 from conftest import REPOSITORY
-from worlds import WORLD, world
+from worlds import WORLD, random_model, world
 
 from pipeline.errors import SchemaError
 from pipeline.schema import Schema, load_schema, parse_schema
-from pipeline.sections import Log1p, Numeric, OneHot, Relation, Vector, Weekday
+from pipeline.sections import (
+    Arrivals,
+    Events,
+    Labels,
+    Log1p,
+    Nodes,
+    Numeric,
+    OneHot,
+    Relation,
+    Time,
+    TopicWords,
+    Vector,
+    Weekday,
+)
 
 LEAST = """
 name = "least"
@@ -20,6 +34,7 @@ kind = "weekday"
 group_by = ["user"]
 """
 SHIPPED = sorted((REPOSITORY / "deploy" / "schemas").glob("*.toml"))
+SHIPPED_REVIEWS = REPOSITORY / "deploy" / "schemas" / "reviews.toml"
 
 
 def parse(text: str) -> Schema:
@@ -41,6 +56,16 @@ def test_the_least_schema_has_a_feature_and_a_relation():
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_the_shipped_schemas_are_sound_and_named_after_their_files(path):
     assert load_schema(path).name == path.stem
+
+
+def test_the_schema_of_reviews_shows_every_key_and_what_it_shows_in_comments_is_sound():
+    text = re.sub(r"^# (?=\[|\w+ = )", "", SHIPPED_REVIEWS.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    schema = parse(text)
+    assert (schema.of_topic("verdicts").path("label"), schema.time.missing) == ("outcome", "log")
+    sections = (Events, TopicWords, Time, Nodes, Arrivals, Labels, Numeric, Log1p, OneHot, Vector, Relation)
+    keys = {name for section in sections for name in section.__struct_fields__}
+    shown = set(re.findall(r"^(\w+) = ", text, re.MULTILINE)) | set(re.findall(r"^\[\w+\.(\w+)", text, re.MULTILINE))
+    assert keys <= shown
 
 
 def test_every_kind_of_feature_has_its_channels_in_the_order_of_the_file():
@@ -94,6 +119,24 @@ def test_the_fingerprint_changes_with_everything_and_the_layout_with_what_packed
     assert [schema.layout == schemas[0].layout for schema in schemas] == [True, True, False, True, True, False]
 
 
+def test_keys_that_came_later_change_no_fingerprint_and_no_checkpoint_that_does_not_use_them():
+    """A checkpoint's version is a digest of its schema too: another one would make a scorer start from nothing."""
+    assert (parse(LEAST).fingerprint, world().fingerprint) == ("16433e8f3165", "d8305cc7fcf1")
+    assert random_model(world()).version == "98385fa09591"
+    used = ['[time]\nmissing = "log"', '[events]\ntombstones = "ignore"', "[events.topics.a]"]
+    assert len({parse(LEAST + text).fingerprint for text in ["", *used]}) == 4
+    assert {parse(LEAST + text).layout for text in used} == {parse(LEAST).layout}
+
+
+def test_a_topic_without_words_of_its_own_has_those_of_all():
+    schema = parse(LEAST + '[events]\ntype = "kind"\n[events.topics.a]\nunit = "iso8601"\nfields = { id = "key" }')
+    assert schema.topics == ["a"]
+    assert schema.of_topic("b") is schema is schema.of_topic("")
+    one = schema.of_topic("a")
+    assert (one.events.type, one.path("id"), one.time.unit, one.time.latest) == ("kind", "key", "iso8601", "2100-01-01")
+    assert (one.features, one.relations, one.topics) == (schema.features, schema.relations, [])
+
+
 def test_a_date_without_an_offset_is_utc():
     times = {
         "2001-09-09": 999_993_600.0,
@@ -139,6 +182,29 @@ WRONG = {
     '[events.types]\n"review posted" = "x"':
         'events.types."review posted": unknown \'x\'; known are edge, label, node, retract, score',
     "[events.fields]\nid = 3": "events.fields.id: is a whole number, 3; expected a text",
+    '[events]\ntombstones = "keep"': "events.tombstones: unknown 'keep'; known are ignore, retract",
+    '[time]\nmissing = "now"': "time.missing: unknown 'now'; known are bad, log",
+    # topics
+    "[events]\ntopics = ['a']": "events.topics: is a list, ['a']; expected a table",
+    '[events.topics]\na = "label"': "events.topics.a: is a text, 'label'; expected a table",
+    '[events.topics.a]\ndefault_type = "lable"': "events.topics.a.default_type: unknown 'lable'; did you mean 'label'?",
+    '[events.topics.a]\nunit = "ms"': "events.topics.a.unit: unknown 'ms'; known are iso8601, milliseconds, seconds",
+    '[events.topics.a]\ntombstones = true':
+        "events.topics.a.tombstones: is true or false, true; expected one of ignore, retract",
+    '[events.topics.verdicts.v2]\ndefault_type = "label"':
+        "events.topics.verdicts.v2: unknown key; known are type, default_type, types, fields, tombstones, unit",
+    '[events.topics."my topic"]\ndefault_type = "label"':
+        'events.topics."my topic": no topic has such a name; it is 1 to 249 of a-z A-Z 0-9 . _ -',
+    '[events.topics."a.b"]\nfields = { user = "author" }':
+        'events.topics."a.b".fields.user: no such field; ours are id, ts, label, relation, src, dst, target, edges',
+    '[events.topics.a]\nfields = { id = "review..id" }':
+        "events.topics.a.fields.id: 'review..id' is no path; write field names with dots between, like 'user.id'",
+    '[events.topics.a]\ntype = ""':
+        "events.topics.a.type: '' is no path; write field names with dots between, like 'user.id'",
+    '[events.topics.a]\nfields = { id = "user.id" }':
+        "events.topics.a.fields.id: 'user.id' lies within 'user', which relations.user.group_by[0] reads as scalar",
+    '[events.fields]\nid = "key"\n[events.topics.a]\nfields = { ts = "key.at" }':
+        "events.topics.a.fields.ts: 'key.at' lies within 'key', which events.fields.id reads as name",
     # features
     '[features.a]\nkind = "numric"':
         "features.a.kind: unknown 'numric'; write one of numeric, log1p, one_hot, vector, weekday",
