@@ -4,7 +4,8 @@
     ├── ConfigError        a knob, an option or an environment variable
     ├── SchemaError        graph.toml
     ├── CheckpointError    a model folder
-    ├── SnapshotError      a shard's state on disk
+    ├── SnapshotError      a shard's state set down
+    │   └── UnsoundSnapshot    this one is damaged: another will do
     ├── LogError           the event log, its file or its broker
     │   └── FencedError    another consumer of the group has moved it
     └── DataError          an input file: reviews, ratings, recorded events
@@ -15,7 +16,9 @@ Every message says what was found, what was expected, and what to do. A bad *eve
 
 
 class GraphsieveError(Exception):
-    """An error that its reader can mend."""
+    """An error that its reader can mend; `retriable` if time may do it too."""
+
+    retriable = False
 
 
 class ConfigError(GraphsieveError):
@@ -32,6 +35,10 @@ class CheckpointError(GraphsieveError):
 
 class SnapshotError(GraphsieveError):
     """A snapshot is damaged, or cannot be written."""
+
+
+class UnsoundSnapshot(SnapshotError):
+    """One snapshot is damaged, or of another format or shard; an older one may be sound."""
 
 
 class LogError(GraphsieveError):

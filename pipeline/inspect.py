@@ -1,16 +1,16 @@
 """What is in a checkpoint, a shard's state, or a log: told by looking, and nothing is changed.
 
     sqlite:FILE or an SQLite file        a log: topics, their times, how far each group has come
+    kafka://HOST:PORT[,HOST:PORT]        the topics of a cluster, and how far each group has come, by partition
     *.jsonl[.gz|.zst] or file:PATH       a recorded file
     a folder with model.json             a checkpoint
     a folder with manifest.json          one snapshot
-    a folder with snapshot-* in it       a shard's state
+    a folder or URL of a state           the snapshots of its shards
 
 Reports hold numbers and texts, nested by topic, group or snapshot; times are ISO 8601, in UTC.
 """
 
 import contextlib
-import hashlib
 import math
 import sqlite3
 from collections.abc import Iterable
@@ -20,29 +20,43 @@ from typing import Any
 
 import msgspec
 
+from pipeline.config import Config
 from pipeline.errors import ConfigError, LogError, SnapshotError
 from pipeline.log import Record
+from pipeline.log_url import DEFAULTS, KAFKA, is_kafka, open_cluster
 from pipeline.model import Layer, load_model
 from pipeline.recorded import read_messages
-from pipeline.snapshot import SnapshotStore, StoredArray, read_manifest
+from pipeline.snapshot import MANIFEST, StoredArray, position_of
+from pipeline.snapshot_files import MARKER, LocalFiles, open_files
+from pipeline.snapshot_store import SnapshotStore, shards_of
 from pipeline.sqlite_log import SqliteLog
 
 Report = dict[str, Any]
 
 SQLITE_START = b"SQLite format 3\0"
 RECORDED_ENDS = (".jsonl", ".gz", ".zst")
-EXPECTED = "expected a checkpoint or state folder, a snapshot, sqlite:FILE, or a recorded file (.jsonl, .gz, .zst)"
+EXPECTED = (
+    "expected a checkpoint or state folder, a snapshot, sqlite:FILE, or a recorded file (.jsonl, .gz, .zst), "
+    f"or {KAFKA}"
+)
 
 
-def inspect(what: str) -> Report:
-    """Return what is at a path or log URL; GraphsieveError says what was found if it is none of ours."""
+def inspect(what: str, config: Config = DEFAULTS, group: str | None = None) -> Report:
+    """Return what is at a path or log URL; GraphsieveError says what was found if it is none of ours.
+
+    group  of a log: the only group to tell of; None: all
+    """
+    if is_kafka(what):
+        return _cluster(what, config, group)
+    if "://" in what and not what.startswith(("sqlite:", "file:")):
+        return _state(what)
     path = Path(what.removeprefix("sqlite:").removeprefix("file:"))
     if path.is_dir():
         return _folder(path)
     if not path.is_file():
         raise ConfigError(f"nothing at {what!r}: {EXPECTED}")
     if _is_sqlite(path):
-        return _log(path)
+        return _log(path, group)
     if what.startswith("file:") or path.name.endswith(RECORDED_ENDS):
         return _recorded(path)
     raise ConfigError(f"{what!r} is a file of another kind: {EXPECTED}")
@@ -51,12 +65,11 @@ def inspect(what: str) -> Report:
 def _folder(path: Path) -> Report:
     if (path / "model.json").exists() or (path / "model.safetensors").exists():
         return _checkpoint(path)
-    if (path / "manifest.json").exists() or path.name.startswith("snapshot-"):
-        return {"kind": "snapshot", **_snapshot(path)}
-    if snapshots := SnapshotStore(path).paths():
-        return {"kind": "state", "snapshots": {one.name: _snapshot_or_damage(one) for one in snapshots}}
-    if (path / ".lock").exists():
-        return {"kind": "state", "snapshots": {}}
+    if (path / MANIFEST).exists() or position_of(path.name) is not None:
+        return {"kind": "snapshot", **_snapshot(SnapshotStore(LocalFiles(path.parent), shard=None), path.name)}
+    state = _state(str(path))
+    if (path / MARKER).exists() or state["snapshots"] or "shards" in state:
+        return state
     names = sorted(one.name for one in path.iterdir())
     found = f"holds {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}" if names else "is empty"
     raise ConfigError(f"the folder {str(path)!r} {found}: {EXPECTED}")
@@ -94,18 +107,30 @@ def _layer(layer: Layer, branches: Iterable[str]) -> Report:
 # ---- state ----
 
 
-def _snapshot_or_damage(path: Path) -> Report:
+def _state(where: str) -> Report:
+    """Tell the snapshots of the shard that has no name, and those of the others."""
+    state = {"kind": "state", "snapshots": _snapshots(where, "")}
+    shards = {shard: _snapshots(where, shard) for shard in shards_of(where)}
+    return state | ({"shards": shards} if shards else {})
+
+
+def _snapshots(where: str, shard: str) -> Report:
+    store = SnapshotStore(open_files(where, shard), shard)
+    return {name: _snapshot_or_damage(store, name) for name in store.names()}
+
+
+def _snapshot_or_damage(store: SnapshotStore, name: str) -> Report:
     try:
-        return _snapshot(path)
+        return _snapshot(store, name)
     except SnapshotError as error:
         return {"sound": False, "error": str(error)}
 
 
-def _snapshot(path: Path) -> Report:
+def _snapshot(store: SnapshotStore, name: str) -> Report:
     """Look at a snapshot and check every file; SnapshotError if it has no manifest to check by."""
-    manifest = read_manifest(path)
-    files = {f"{name}.npy": _damage(path / f"{name}.npy", stored) for name, stored in manifest.arrays.items()}
-    damaged = {name: damage for name, damage in files.items() if damage}
+    manifest = store.read_manifest(name)
+    files = {f"{array}.npy": _damage(store, name, array, stored) for array, stored in manifest.arrays.items()}
+    damaged = {file: damage for file, damage in files.items() if damage}
     return {
         "position": manifest.position,
         "model": manifest.model,
@@ -117,15 +142,9 @@ def _snapshot(path: Path) -> Report:
     }
 
 
-def _damage(file: Path, stored: StoredArray) -> str | None:
-    try:
-        with file.open("rb") as source:
-            digest = hashlib.file_digest(source, "sha256").hexdigest()
-    except FileNotFoundError:
-        return "missing"
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
-    return None if digest == stored.sha256 else "does not match its checksum"
+def _damage(store: SnapshotStore, name: str, array: str, stored: StoredArray) -> str | None:
+    found = store.read_array(name, array, stored)
+    return found if isinstance(found, str) else None
 
 
 # ---- logs ----
@@ -137,11 +156,20 @@ def _is_sqlite(path: Path) -> bool:
         return file.read(len(SQLITE_START)) == SQLITE_START
 
 
-def _log(path: Path) -> Report:
+def _cluster(url: str, config: Config, group: str | None) -> Report:
+    cluster = open_cluster(url, config)
+    from pipeline.kafka_log.overview import overview
+
+    return {"kind": "cluster", **overview(cluster, group)}
+
+
+def _log(path: Path, only: str | None) -> Report:
     with contextlib.closing(SqliteLog(path, create=False)) as log:
         topics = {topic: _topic(log, topic) for topic in log.topics()}
         groups: dict[str, Report] = {}
         for group, topic, position in _positions(path):
+            if only not in (None, group):
+                continue
             groups.setdefault(group, {})[topic] = {"position": position, "behind": log.end(topic) - position}
     return {"kind": "log", "topics": topics, "groups": groups}
 

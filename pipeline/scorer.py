@@ -69,11 +69,11 @@ class Scorer:
         return arrays
 
     def restore(self, arrays: dict[str, npt.NDArray[np.generic]]) -> None:
-        """Take up the state that `export` gave."""
+        """Take up the state that `export` gave; the arrays are this shard's from now on, and change with it."""
         self.graph.restore(arrays)
-        self.inputs.rows, self.hidden.rows = (np.array(arrays[f"{n}.rows"], np.float32) for n in ("inputs", "hidden"))
-        self.input_lists.sums = np.array(arrays["inputs.sums"], np.float64)
-        self.hidden_lists.sums = np.array(arrays["hidden.sums"], np.float64)
+        self.inputs.rows, self.hidden.rows = (np.asarray(arrays[f"{n}.rows"], np.float32) for n in ("inputs", "hidden"))
+        self.input_lists.sums = np.asarray(arrays["inputs.sums"], np.float64)
+        self.hidden_lists.sums = np.asarray(arrays["hidden.sums"], np.float64)
 
     def memory_bytes(self) -> dict[str, int]:
         """Bytes by part, as allocated."""

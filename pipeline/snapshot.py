@@ -1,30 +1,30 @@
-"""A shard's state on disk: plain arrays and a manifest, never half visible.
+"""A snapshot: a shard's state at a position, set down as plain arrays and a manifest.
 
-    STATE/snapshot-000000004711/      4711 = the position up to which events are in it
-        manifest.json                 position, model version, bytes and SHA-256 of every array
+    snapshot-000000004711-9f3c2a1b/   4711 = the position up to which events are in it; the rest tells writers apart
         graph.rows.npy ...            numpy's own format, no pickle
+        manifest.json                 written last: position, model, shard, bytes and SHA-256 of every array
 
-A snapshot is written beside the old ones under a name that starts with `.`, made durable, then renamed. The newest
-`keep` stay. Reading one checks every checksum, so a damaged one is refused as a whole and the older taken.
+A folder without a manifest is no snapshot. `snapshot_store` keeps them; here is what their bytes mean.
 """
 
-import fcntl
 import hashlib
-import os
-import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, Any
+import math
+import re
+import secrets
+from io import BufferedIOBase, BytesIO
+from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import SnapshotError
+Array = npt.NDArray[Any]
+Arrays = dict[str, Array]
 
-Arrays = dict[str, npt.NDArray[Any]]
 FORMAT = 1
+MANIFEST = "manifest.json"
+NAME = re.compile(r"snapshot-(\d{12,})(-[0-9a-f]{8})?")
+PIECE_BYTES = 1 << 20  # read or written, and hashed, while it is in the processor's cache
 
 
 class StoredArray(msgspec.Struct, frozen=True):
@@ -38,125 +38,67 @@ class Manifest(msgspec.Struct, frozen=True):
     model: str  # version of the model whose hidden features these are
     written_at: float  # seconds since the epoch
     arrays: dict[str, StoredArray]
+    shard: str = ""  # the embedded log's only one has no name
 
     @property
     def bytes(self) -> int:
         return sum(array.bytes for array in self.arrays.values())
 
 
-@dataclass
-class SnapshotStore:
-    """The snapshots of one shard in one folder, which one process uses at a time."""
-
-    folder: Path
-    keep: int = 2
-
-    def open(self) -> None:
-        """Make the folder, check that it can be written to, and lock it until the process ends."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.folder / ".lock").open("w")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            hint = "give each its own --state"
-            raise SnapshotError(f"state {self.folder} is in use by another consumer; {hint}") from None
-        except OSError as error:
-            hint = "name a folder that can be written to"
-            raise SnapshotError(f"state {self.folder} cannot be used: {error.strerror}; {hint}") from None
-        for leftover in self.folder.glob(".snapshot-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
-
-    def close(self) -> None:
-        self._lock.close()
-
-    def write(self, position: int, model: str, arrays: Mapping[str, npt.NDArray[Any]], now: float) -> Manifest:
-        """Write a snapshot and remove those beyond `keep`; SnapshotError leaves the older ones as they were."""
-        final = self.folder / f"snapshot-{position:012}"
-        partial = self.folder / f".{final.name}"
-        try:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir()
-            stored = {name: _write_array(partial / f"{name}.npy", array) for name, array in arrays.items()}
-            manifest = Manifest(FORMAT, position, model, now, stored)
-            _write_durably(partial / "manifest.json", msgspec.json.format(msgspec.json.encode(manifest)))
-            _sync_folder(partial)
-            shutil.rmtree(final, ignore_errors=True)  # same position: written by a run that was then undone
-            partial.rename(final)
-            _sync_folder(self.folder)
-        except OSError as error:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise SnapshotError(f"no snapshot written to {self.folder}: {error.strerror}; free space there") from None
-        for old in self.paths()[self.keep :]:
-            shutil.rmtree(old, ignore_errors=True)
-        return manifest
-
-    def paths(self) -> list[Path]:
-        """Return the snapshots, newest first."""
-        return sorted(self.folder.glob("snapshot-*"), reverse=True)
+def new_name(position: int) -> str:
+    """Return a name that no other writer takes, even for the same position."""
+    return f"snapshot-{position:012}-{secrets.token_hex(4)}"
 
 
-def read_manifest(path: Path) -> Manifest:
-    """Read a snapshot's manifest; SnapshotError if it is missing or of another kind."""
+def position_of(name: str) -> int | None:
+    """Return the position that a snapshot's name tells; None for other names."""
+    match = NAME.fullmatch(name)
+    return int(match[1]) if match else None
+
+
+def write_array(file: BufferedIOBase, array: Array) -> StoredArray:
+    """Write `array` as numpy does; no copy is made of a contiguous one."""
+    array = np.ascontiguousarray(array)
+    header = BytesIO()
+    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
+    digest = hashlib.sha256()
+    for data in (header.getbuffer(), _bytes_of(array)):
+        for start in range(0, len(data), PIECE_BYTES):
+            piece = data[start : start + PIECE_BYTES]
+            digest.update(piece)
+            file.write(piece)
+    return StoredArray(len(header.getbuffer()) + array.nbytes, digest.hexdigest())
+
+
+def read_array(file: BufferedIOBase, stored: StoredArray) -> Array | None:
+    """Read an array straight into its memory; None if a single byte is not the one that was written."""
+    start = file.read(10)  # numpy's mark, its version, the length of the header
+    header = start + file.read(int.from_bytes(start[8:], "little"))
+    array = _empty_as_told(header, stored.bytes)
+    if array is None:
+        return None
+    digest = hashlib.sha256(header)
+    rest = _bytes_of(array)
+    while rest and (count := file.readinto(rest[:PIECE_BYTES])):
+        digest.update(rest[:count])
+        rest = rest[count:]
+    whole = not rest and not file.read(1)
+    return array if whole and digest.hexdigest() == stored.sha256 else None
+
+
+def _empty_as_told(header: bytes, file_bytes: int) -> Array | None:
+    """Return room for the array that the header tells of, if the file has its size."""
+    source = BytesIO(header)
     try:
-        manifest = msgspec.json.decode((path / "manifest.json").read_bytes(), type=Manifest)
-    except (OSError, msgspec.MsgspecError) as error:
-        raise SnapshotError(f"snapshot {path} is damaged: manifest.json: {error}") from None
-    if manifest.format != FORMAT:
-        raise SnapshotError(f"snapshot {path} has format {manifest.format}, this version reads {FORMAT}")
-    return manifest
+        if np.lib.format.read_magic(source) != (1, 0):
+            return None
+        shape, _, dtype = np.lib.format.read_array_header_1_0(source)
+    except Exception:  # numpy's parser lets through whatever a damaged header makes it raise
+        return None
+    if dtype.hasobject or len(header) + math.prod(shape) * dtype.itemsize != file_bytes:
+        return None
+    return np.empty(shape, dtype)
 
 
-def read_snapshot(path: Path) -> tuple[Manifest, Arrays]:
-    """Read a snapshot whole; SnapshotError names the file that is not what the manifest says."""
-    manifest = read_manifest(path)
-    arrays = {}
-    for name, stored in manifest.arrays.items():
-        file = path / f"{name}.npy"
-        try:
-            with file.open("rb") as source:
-                digest = hashlib.file_digest(source, "sha256").hexdigest()
-                if digest != stored.sha256:
-                    raise SnapshotError(f"snapshot {path} is damaged: {file.name} does not match its checksum")
-                source.seek(0)
-                arrays[name] = np.load(source, allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise SnapshotError(f"snapshot {path} is damaged: {file.name}: {error}") from None
-    return manifest, arrays
-
-
-class _HashingFile:
-    """What numpy writes goes to the file and into a checksum."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self.digest = hashlib.sha256()
-        self.bytes = 0
-
-    def write(self, data: bytes) -> int:
-        self.digest.update(data)
-        self.bytes += len(data)
-        return self._file.write(data)
-
-
-def _write_array(path: Path, array: npt.NDArray[Any]) -> StoredArray:
-    with path.open("wb") as file:
-        hashing = _HashingFile(file)
-        np.lib.format.write_array(hashing, np.ascontiguousarray(array), allow_pickle=False)
-        file.flush()
-        os.fsync(file.fileno())
-    return StoredArray(hashing.bytes, hashing.digest.hexdigest())
-
-
-def _write_durably(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _bytes_of(array: Array) -> memoryview:
+    return array.reshape(-1).view(np.uint8).data

@@ -13,7 +13,7 @@ from pipeline.errors import CheckpointError, ConfigError, LogError, SnapshotErro
 from pipeline.inspect import inspect
 from pipeline.log import Message, Move, Record
 from pipeline.recorded import RecordedWriter
-from pipeline.snapshot import SnapshotStore
+from pipeline.snapshot_store import open_store
 from pipeline.sqlite_log import SqliteLog
 
 
@@ -32,12 +32,16 @@ def log(tmp_path):
 @pytest.fixture
 def state(tmp_path):
     """Two snapshots of two arrays each, at positions 5 and 9."""
-    store = SnapshotStore(tmp_path / "state")
-    store.open()
+    store = open_store(str(tmp_path / "state"), "", keep=2)
     for position in (5, 9):
         store.write(position, "abc", {"rows": np.arange(4), "sums": np.zeros(3)}, now=0.0)
     store.close()
     return tmp_path / "state"
+
+
+def folder_of(state, position):
+    (folder,) = state.glob(f"snapshot-{position:012}*")
+    return folder
 
 
 def test_a_checkpoint_tells_its_model_and_what_each_branch_reads(tmp_path):
@@ -73,34 +77,54 @@ def test_a_state_lists_its_snapshots_newest_first(state):
     found = inspect(str(state))
     assert found["kind"] == "state"
     assert [one["position"] for one in found["snapshots"].values()] == [9, 5]
-    newest = found["snapshots"]["snapshot-000000000009"]
+    newest = found["snapshots"][folder_of(state, 9).name]
     assert (newest["model"], newest["files"], newest["sound"]) == ("abc", 2, True)
     assert newest["written_at"] == "1970-01-01T00:00:00+00:00"
-    assert newest["bytes"] == sum(path.stat().st_size for path in (state / "snapshot-000000000009").glob("*.npy"))
+    assert newest["bytes"] == sum(path.stat().st_size for path in folder_of(state, 9).glob("*.npy"))
 
 
 def test_a_damaged_snapshot_is_told_file_by_file(state):
-    folder = state / "snapshot-000000000009"
+    folder = folder_of(state, 9)
     (folder / "rows.npy").write_bytes(b"\0" * 100)
     (folder / "sums.npy").unlink()
     found = inspect(str(folder))
     assert (found["kind"], found["sound"]) == ("snapshot", False)
-    assert found["damaged"] == {"rows.npy": "does not match its checksum", "sums.npy": "missing"}
+    assert found["damaged"] == {"rows.npy": "does not match its checksum", "sums.npy": "is missing"}
 
 
-def test_a_snapshot_without_a_manifest_does_not_hide_the_others(state):
-    (state / "snapshot-000000000009" / "manifest.json").unlink()
+def test_a_snapshot_whose_manifest_is_damaged_does_not_hide_the_others(state):
+    newest, older = folder_of(state, 9), folder_of(state, 5)
+    (newest / "manifest.json").write_text("{")
     found = inspect(str(state))["snapshots"]
-    assert "manifest.json" in found["snapshot-000000000009"]["error"]
-    assert found["snapshot-000000000005"]["sound"]
+    assert "damaged: manifest.json" in found[newest.name]["error"]
+    assert found[older.name]["sound"]
     with pytest.raises(SnapshotError, match="manifest.json"):
-        inspect(str(state / "snapshot-000000000009"))
+        inspect(str(newest))
+
+
+def test_without_a_manifest_it_is_no_snapshot_yet(state):
+    newest, older = folder_of(state, 9), folder_of(state, 5)
+    (newest / "manifest.json").unlink()
+    assert list(inspect(str(state))["snapshots"]) == [older.name]
+
+
+def test_the_shards_of_a_state_are_told_apart_in_a_folder_and_at_a_url(tmp_path):
+    for shard, position in (("events-0", 3), ("events-1", 4)):
+        store = open_store(str(tmp_path), shard, keep=2)
+        store.write(position, "abc", {"rows": np.arange(4)}, now=0.0)
+        store.close()
+    moved = folder_of(tmp_path / "events-1", 4)
+    moved.rename(tmp_path / "events-0" / moved.name)
+    for where in (str(tmp_path), f"local://{tmp_path}"):
+        found = inspect(where)
+        assert (found["kind"], found["snapshots"], found["shards"]["events-1"]) == ("state", {}, {})
+        first, second = found["shards"]["events-0"].values()
+        assert "is of shard 'events-1', not of 'events-0'" in first["error"]
+        assert (second["position"], second["sound"]) == (3, True)
 
 
 def test_a_state_without_a_snapshot_yet_is_a_state(tmp_path):
-    store = SnapshotStore(tmp_path)
-    store.open()
-    store.close()
+    open_store(str(tmp_path), "", keep=2).close()
     assert inspect(str(tmp_path)) == {"kind": "state", "snapshots": {}}
 
 

@@ -9,7 +9,7 @@ from worlds import START, decoded, event_sequences, random_model, world
 from pipeline.events import EventBatch
 from pipeline.graph_kernel import run
 from pipeline.scorer import Scorer
-from pipeline.snapshot import SnapshotStore, read_snapshot
+from pipeline.snapshot_store import open_store
 from pipeline.stats import OUTCOMES
 from pipeline.twin import Twin, _mean
 
@@ -90,13 +90,12 @@ def test_a_state_from_disk_runs_the_same_machine_code(tmp_path):
     """A record type that came from a file equals ours, yet numba would compile for it once more: half a minute."""
     model = MODELS["whole"]
     batch = decoded(model.schema, [{"id": "n", "ts": START, "stars": 1, "user": "u", "embedding": [0, 0]}])
-    scorer, store = Scorer(model), SnapshotStore(tmp_path)
+    scorer, store = Scorer(model), open_store(str(tmp_path), "", keep=2)
     scorer.score(batch)
     before = len(run.signatures)
-    store.open()
-    store.write(1, "model", scorer.export(), now=0.0)
+    manifest = store.write(1, "model", scorer.export(), now=0.0)
     store.close()
     restored = Scorer(model)
-    restored.restore(read_snapshot(store.paths()[0])[1])
+    restored.restore(store.read_arrays(store.names()[0], manifest))
     restored.score(batch)
     assert len(run.signatures) == before
