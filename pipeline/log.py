@@ -96,14 +96,22 @@ class Log(Protocol):
     def commit(self, group: str, moves: Mapping[str, Move], outputs: Mapping[str, Sequence[Message]]) -> None:
         """Append all outputs and move the group in all topics of `moves`, in one transaction.
 
-        If the group is not where a move starts, another consumer has moved it: nothing is written and FencedError says so.
+        If the group is not where a move starts, another consumer has moved it: FencedError, and nothing is written.
         """
+
+    def take_over(self, group: str, topics: Sequence[str]) -> None:
+        """End what another consumer of the group has begun to commit; nothing where that ends with its process."""
+        return
 
     def committed(self, group: str, topic: str) -> Progress:
         """Return the group's progress in `topic`; where it would begin, if it never committed."""
 
     def flush(self) -> None:
         """Wait until all that was committed is durable; nothing to wait for where `commit` does."""
+
+    def begin(self, topic: str) -> int:
+        """Return the first position that the topic still has."""
+        return 0
 
     def end(self, topic: str) -> int:
         """Return the position that the next message will get."""
@@ -116,8 +124,9 @@ class Log(Protocol):
         """Let go of the file or the connection; may be called twice, may never be called."""
 
 
-def read_to_end(log: Log, topic: str, position: int = 0, end: int | None = None) -> Iterator[list[Record]]:
-    """Yield what the topic holds from `position` up to `end`, or to its present end."""
+def read_to_end(log: Log, topic: str, position: int | None = None, end: int | None = None) -> Iterator[list[Record]]:
+    """Yield what the topic holds from `position`, or its beginning, up to `end`, or its present end."""
+    position = log.begin(topic) if position is None else position
     end = log.end(topic) if end is None else end
     while position < end:
         records, position, _ = read_before(log, topic, position, end)
@@ -130,10 +139,12 @@ def read_before(log: Log, topic: str, position: int, end: int) -> Read:
         return Read([], position, end)
     read = log.read_batch(topic, position, min(READ_RECORDS, end - position), READ_TIMEOUT_SECONDS)
     if read.position == position:
-        raise LogError(
+        failure = LogError(
             f"topic {topic!r} gave nothing at position {position} for {READ_TIMEOUT_SECONDS:.0f} s, expected records "
             f"up to {end}: see whether the log is in good health, then start again"
         )
+        failure.retriable = True  # a broker that is away comes back
+        raise failure
     return clip(read, end)
 
 

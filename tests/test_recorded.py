@@ -5,6 +5,7 @@ import json
 import math
 import re
 from pathlib import Path
+from threading import Event
 
 import pytest
 import zstandard
@@ -13,9 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pipeline.recorded
+from pipeline.cli import main
+from pipeline.config import Config, Topics
 from pipeline.errors import DataError, LogError
 from pipeline.log import JSON, PACKED, Message, Move, Record
+from pipeline.log_url import open_shard_log
 from pipeline.recorded import RecordedFile, RecordedWriter, read_messages
+from pipeline.sqlite_log import SqliteLog
 
 SUFFIXES = [".jsonl", ".jsonl.gz", ".jsonl.zst"]
 LINES = [b'{"type":"node","id":"r%d"}' % number for number in range(5000)]
@@ -353,3 +358,45 @@ def test_reading_on_streams_and_the_end_is_counted_once(path: Path, monkeypatch:
     assert position == len(LINES)
     assert len(opened) <= 3  # to stream through it, to find nothing after, to count
     log.close()
+
+
+# ---- `graphsieve record` ----
+
+
+def test_scores_are_lines_that_people_read_and_packed_ones_envelopes(tmp_path: Path):
+    log = SqliteLog(tmp_path / "log.db")
+    log.append("scores", [Message(b'{"id":"a"}', "a", JSON, (("model", b"m"),)), Message(b"\n\x00", None, PACKED)])
+    log.close()
+    record = ["record", "--log", f"sqlite:{tmp_path}/log.db", "--topic", "scores", "--out", f"{tmp_path}/s.jsonl"]
+    assert main(record) == 0
+    assert (tmp_path / "s.jsonl").read_bytes().startswith(b'{"id":"a"}\n{"graphsieve_record":1,"position":1,')
+    assert [record.value for record in read_messages(tmp_path / "s.jsonl")] == [b'{"id":"a"}', b"\n\x00"]
+
+
+def test_a_part_of_a_topic_is_recorded_from_a_position_to_another(tmp_path: Path):
+    log = SqliteLog(tmp_path / "log.db")
+    log.append("events", [Message(b"%d" % number) for number in range(10)])
+    log.close()
+    record = ["record", "--log", f"sqlite:{tmp_path}/log.db", "--topic", "events", "--out", f"{tmp_path}/e.jsonl"]
+    assert main([*record, "--from", "3", "--to", "5"]) == 0
+    assert [record.position for record in read_messages(tmp_path / "e.jsonl")] == [3, 4]
+    assert main([*record, "--from", "8", "--to", "99"]) == 0
+    assert [record.position for record in read_messages(tmp_path / "e.jsonl")] == [8, 9]
+
+
+def test_merged_topics_are_recorded_in_the_order_in_which_they_were_merged(tmp_path: Path):
+    url, config = f"sqlite:{tmp_path}/log.db", Config(topics=Topics(events="reviews,verdicts"))
+    SqliteLog(tmp_path / "log.db").close()
+    log = open_shard_log(url, config, print, 0, Event())
+    for topic, value in [("reviews", b"1"), ("verdicts", b"2"), ("reviews", b"3")]:
+        log.append(topic, [Message(value)])
+    position = 0
+    while position < 3:
+        position = log.read_batch("reviews,verdicts", position, 10, 1.0).position
+    log.commit(config.score.group, {"reviews,verdicts": Move(0, 3)}, {})
+    log.close()
+    assert main(["record", "--log", url, "--topic", "reviews,verdicts", "--out", f"{tmp_path}/m.jsonl"]) == 0
+    found = sorted((record.topic, record.offset, record.value) for record in read_messages(tmp_path / "m.jsonl"))
+    assert found == [("reviews", 0, b"1"), ("reviews", 1, b"3"), ("verdicts", 0, b"2")]
+    assert main(["record", "--log", url, "--topic", "verdicts", "--out", f"{tmp_path}/v.jsonl"]) == 0
+    assert [record.value for record in read_messages(tmp_path / "v.jsonl")] == [b"2"]

@@ -105,7 +105,9 @@ class Cluster:
             try:
                 yield
             except kafka_errors.KafkaTimeoutError as error:
-                raise LogError(f"kafka {self.servers}: {self._why_no_answer()}") from error
+                failure = LogError(f"kafka {self.servers}: {self._why_no_answer()}")
+                failure.retriable = True
+                raise failure from error
 
     def _why_no_answer(self) -> str:
         if not any(map(_listens, self.servers.split(","))):
@@ -122,7 +124,7 @@ def _confluent() -> Any:
     try:
         from pipeline.kafka_log import confluent
     except ModuleNotFoundError as error:
-        message = f"kafka.client = 'confluent' needs the module {error.name}: pip install 'graphsieve[confluent]'"
+        message = f"kafka.client = 'confluent' needs the module {error.name}: pip install 'graphsieve[kafka,confluent]'"
         raise ConfigError(message) from None
     return confluent
 
@@ -220,7 +222,9 @@ def one_line(place: str) -> Iterator[None]:
     try:
         yield
     except kafka_errors.KafkaError as error:
-        raise LogError(f"kafka {place}: {explain(error)}") from error
+        failure = LogError(f"kafka {place}: {explain(error)}")
+        failure.retriable = isinstance(error, kafka_errors.RetriableError)
+        raise failure from error
     except (OSError, ValueError, AssertionError) as error:  # files that are no PEM, a HOST:PORT that is none
         raise LogError(f"kafka {place}: {type(error).__name__}: {error}; see the [kafka] knobs") from error
 

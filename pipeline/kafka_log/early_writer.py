@@ -67,6 +67,10 @@ class EarlyWriter:
     def replaced(self) -> int:
         return self._replaced + self._transactional.replaced
 
+    def take_over(self) -> None:
+        """Fence whoever committed the positions of the shard before; its scores may still come for a while."""
+        self._transactional.take_over()
+
     def commit(self, moves: Mapping[str, Move], outputs: Mapping[str, Sequence[Message]]) -> None:
         """Send the outputs; wait only while more than `max_in_flight` messages are on their way."""
         if self._committer is None:
@@ -138,8 +142,11 @@ class EarlyWriter:
         self._say(f"kafka {self._cluster.servers}: {explain(error)}; sending again with a new producer")
         self._replaced += 1
         self._drop()
-        if self._lost.wait(RETRY_SECONDS):
-            raise FencedError(f"partition {self._partition} of group {self._group!r} is another consumer's") from error
+        while self._producer is None:
+            if self._lost.wait(RETRY_SECONDS):
+                raise FencedError(f"partition {self._partition} of group {self._group!r} is another consumer's")
+            with contextlib.suppress(LogError):  # the broker may be away for long
+                self._producer = self._cluster.sender(linger_ms=0)
         waiting, self._sent, self.in_flight = self._sent, deque(), 0
         for sent in waiting:
             self._send(sent.moves, sent.outputs)

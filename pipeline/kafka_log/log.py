@@ -7,7 +7,7 @@ Positions are Kafka's offsets. Some belong to no record: transactions leave mark
 """
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from pipeline.kafka_log.client import Cluster, one_line
@@ -74,6 +74,13 @@ class KafkaLog(Log):
             self._reader.check_topic(topic)
         self._writer(group, moves).commit(moves, outputs)
 
+    def take_over(self, group: str, topics: Sequence[str]) -> None:
+        """Fence whoever committed for the group, and end the transaction that it may have left open.
+
+        Until then neither its scores' readers nor `committed` come past it.
+        """
+        self._writer(group, topics).take_over()
+
     def committed(self, group: str, topic: str) -> Progress:
         partition = self._reader.partition_of(topic)
         if self._positions is None:
@@ -87,6 +94,9 @@ class KafkaLog(Log):
     def flush(self) -> None:
         for writer in self._writers.values():
             writer.flush()
+
+    def begin(self, topic: str) -> int:
+        return self._reader.begin(topic)
 
     def end(self, topic: str) -> int:
         return self._reader.end(topic)
@@ -107,8 +117,8 @@ class KafkaLog(Log):
         writers = list(self._writers.values())
         return Sending(sum(w.in_flight for w in writers), sum(w.replaced for w in writers))
 
-    def _writer(self, group: str, moves: Mapping[str, Move]) -> Writer:
-        key = (group, *sorted(moves))
+    def _writer(self, group: str, topics: Iterable[str]) -> Writer:
+        key = (group, *sorted(topics))
         if key not in self._writers:
             partition = self._reader.partition_of(key[1])
             early = self._cluster.settings.delivery == "at-least-once"

@@ -24,6 +24,7 @@ from pipeline.errors import LogError
 from pipeline.kafka_log.client import Cluster, explain
 
 POLL_SECONDS = 0.2
+HEARTBEAT_MS = 1000  # a rebalance waits for every member's next one, and the partitions that move wait with it
 
 
 class Served(Protocol):
@@ -46,7 +47,7 @@ class Membership:
         session_ms = round(settings.session_seconds * 1000)
         self._consumer = cluster.consumer(
             group_id=group, group_instance_id=settings.instance or None, session_timeout_ms=session_ms,
-            heartbeat_interval_ms=min(3000, session_ms // 4), auto_offset_reset="earliest",
+            heartbeat_interval_ms=min(HEARTBEAT_MS, session_ms // 4), auto_offset_reset="earliest",
             partition_assignment_strategy=(CooperativeStickyAssignor,),
         )  # fmt: skip
         self._listener = _Listener(self._consumer, served)
@@ -84,8 +85,11 @@ class _Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # the cl
 
     async def on_partitions_revoked(self, revoked: Any) -> None:
         if revoked:
+            self.rebalances += 1
             released = Future()
-            self.served.revoked(_numbers(revoked), lambda: released.success(None))
+            # The client's loop sleeps up to a heartbeat unless it is woken.
+            soon = self.consumer._client._manager.call_soon
+            self.served.revoked(_numbers(revoked), lambda: soon(released.success, None))
             await released
 
     async def on_partitions_lost(self, lost: Any) -> None:

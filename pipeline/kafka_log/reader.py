@@ -6,8 +6,9 @@
 A topic with buffered records is paused while another one is polled, so no buffer holds more than one poll gave.
 """
 
+import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 from kafka import TopicPartition
@@ -17,7 +18,10 @@ from pipeline.errors import LogError
 from pipeline.kafka_log.client import Cluster, one_line
 from pipeline.log import Read, Record
 
-POLL_RECORDS = 5000  # at once from the client
+# A poll gives whatever a fetch held, which FETCH_BYTES bounds. kafka-python (3.0.12) loses sight of a partition that is
+# paused while a part of its fetch has been handed out, so a fetch must never be cut.
+POLL_RECORDS = 10**9
+POLL_SECONDS = 0.05  # a poll that skips nothing but marks gives nothing, and would not end before its time
 
 
 class Reader:
@@ -36,17 +40,14 @@ class Reader:
     def read(self, topic: str, position: int, max_records: int, timeout_seconds: float) -> Read:
         place = self._go_to(topic, position)
         buffered = self._buffered[place]
-        if not buffered:
-            self._poll(timeout_seconds)
+        self._poll_for([place], timeout_seconds)
         records = [buffered.popleft() for _ in range(min(max_records, len(buffered)))]
         self._next[place] = buffered[0].position if buffered else self._consumer.position(place)
         return Read(records, self._next[place], max(self._next[place], self._consumer.highwater(place) or 0))
 
     def wait(self, positions: Mapping[str, int], timeout_seconds: float) -> None:
         """Return once one of the topics has a record at or after its position, or on timeout."""
-        places = [self._go_to(topic, position) for topic, position in positions.items()]
-        if not any(self._buffered[place] for place in places):
-            self._poll(timeout_seconds)
+        self._poll_for([self._go_to(topic, position) for topic, position in positions.items()], timeout_seconds)
 
     def check_topic(self, topic: str) -> None:
         """LogError if there is no such topic, or it lacks our partition."""
@@ -121,6 +122,16 @@ class Reader:
     def _refuse(self, topic: str, what: str, fix: str) -> NoReturn:
         raise LogError(f"kafka {self._servers}: topic {topic!r} {what}; {fix}")
 
+    def _poll_for(self, places: Sequence[TopicPartition], timeout_seconds: float) -> None:
+        """Poll until one of the places has a record, or has skipped what no reader sees, or the time is up."""
+        deadline = time.monotonic() + timeout_seconds
+        left = timeout_seconds
+        while not any(self._buffered[place] for place in places):
+            self._poll(min(left, POLL_SECONDS))
+            left = deadline - time.monotonic()
+            if left <= 0 or any(self._consumer.position(place) != self._next[place] for place in places):
+                break
+
     def _poll(self, timeout_seconds: float) -> None:
         full = [place for place, buffered in self._buffered.items() if buffered]
         self._consumer.pause(*full)
@@ -128,6 +139,9 @@ class Reader:
             polled = self._consumer.poll(timeout_ms=round(timeout_seconds * 1000))
         except kafka_errors.OffsetOutOfRangeError as error:
             self._refuse_positions(error)
+        except kafka_errors.RetriableError:  # the broker is away, and what it has comes when it is back
+            polled = {}
+            time.sleep(timeout_seconds)
         except kafka_errors.KafkaError:
             with one_line(self._servers):
                 raise

@@ -1,5 +1,6 @@
 """Kafka's messages as records of ours."""
 
+import math
 from typing import Any
 
 from pipeline.kafka_log.sending import CONTENT_TYPE
@@ -14,10 +15,12 @@ def record_of(polled: Any) -> Record:
 def make_record(offset: int, key: bytes | None, value: bytes | None, headers: Any, timestamp_ms: int) -> Record:
     """Return a record; a message without a value is a tombstone."""
     name = None if key is None else key.decode(errors="surrogateescape")
-    content_type, others = _split(headers) if headers else (JSON, ())
-    if value is None:
-        value, content_type = b"", TOMBSTONE
-    return Record(offset, value, name, content_type, timestamp_ms / 1000, others)
+    if value is None:  # it keeps a content type among its headers, as it came
+        value, content_type, others = b"", TOMBSTONE, tuple((n, v or b"") for n, v in headers or ())
+    else:
+        content_type, others = _split(headers) if headers else (JSON, ())
+    appended_at = timestamp_ms / 1000 if timestamp_ms >= 0 else math.nan  # -1: the broker knows none
+    return Record(offset, value, name, content_type, appended_at, others)
 
 
 def _split(headers: list[tuple[str, bytes]]) -> tuple[str, Headers]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
+from pipeline.errors import LogError
 from pipeline.log import JSON, TOMBSTONE, Headers, Message
 
 CONTENT_TYPE = "content-type"
@@ -15,6 +16,8 @@ def send_all(producer: Any, topic: str, messages: Sequence[Message], partition: 
     for value, key, content_type, headers in messages:
         name = None if key is None else key.encode(errors="surrogateescape")
         body = None if content_type == TOMBSTONE else value
+        if body is None and name is None:
+            raise LogError(f"a message without key and value cannot go to topic {topic!r}; leave it out")
         yield producer.send(topic, body, name, _headers(content_type, headers), partition)
 
 

@@ -7,7 +7,7 @@ from kafka import errors as kafka_errors
 from kafka.admin import NewTopic
 
 from pipeline.errors import LogError
-from pipeline.kafka_log.client import Cluster, explain
+from pipeline.kafka_log.client import Cluster, explain, one_line
 
 
 def create_topic(
@@ -17,7 +17,7 @@ def create_topic(
     admin = cluster.admin()
     try:
         new = NewTopic(topic, partitions, -1 if replication is None else replication, topic_configs=dict(configs))
-        admin.create_topics([new], timeout_ms=30_000)
+        admin.create_topics([new], timeout_ms=30_000, wait_for_metadata=True)
     except kafka_errors.TopicAlreadyExistsError:
         raise LogError(f"kafka {cluster.servers}: topic {topic!r} exists already; use it, or name another") from None
     except kafka_errors.KafkaError as error:
@@ -31,7 +31,8 @@ def partition_counts(cluster: Cluster) -> dict[str, int]:
     """Return how many partitions each topic has, those of Kafka itself left out."""
     consumer = cluster.consumer()
     try:
-        names = sorted(topic for topic in consumer.topics() if not topic.startswith("__"))
-        return {topic: len(consumer.partitions_for_topic(topic) or ()) for topic in names}
+        with one_line(cluster.servers):
+            names = sorted(topic for topic in consumer.topics() if not topic.startswith("__"))
+            return {topic: len(consumer.partitions_for_topic(topic) or ()) for topic in names}
     finally:
         consumer.close(autocommit=False, timeout_ms=1000)

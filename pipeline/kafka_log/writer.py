@@ -64,6 +64,10 @@ class TransactionalWriter:
         self._starts: dict[str, int] = {}
         self._name, self._attempts = uuid.uuid4().hex[:12], 0
 
+    def take_over(self) -> None:
+        """Fence all earlier producers of the shard, and end what they had begun; waits for a broker that is away."""
+        self._insist(self._begin)
+
     def commit(self, moves: Mapping[str, Move], outputs: Mapping[str, Sequence[Message]]) -> None:
         """Write all or nothing; FencedError if another consumer has moved the group.
 
@@ -71,18 +75,15 @@ class TransactionalWriter:
         """
         self._attempts += 1
         attempt = f"{self._name}-{self._attempts}"
-        while True:
-            try:
-                if self._producer is None and self._begin(moves) == attempt:
-                    break  # the attempt that got no answer had succeeded
-                check_moves(self._group, moves, self._committed)
-                self._transact(moves, outputs, attempt)
-                break
-            except FATAL as error:
-                self._drop()
-                raise LogError(f"kafka {self._cluster.servers}: {explain(error)}") from error
-            except kafka_errors.KafkaError as error:
-                self._replace(error)
+
+        def once() -> None:
+            self._begin()
+            if not self._committed and self._read_positions(moves) == attempt:
+                return  # the attempt that got no answer had succeeded
+            check_moves(self._group, moves, self._committed)
+            self._transact(moves, outputs, attempt)
+
+        self._insist(once)
         self._committed |= {topic: move.position for topic, move in moves.items()}
 
     def flush(self) -> None:
@@ -92,24 +93,44 @@ class TransactionalWriter:
         self._drop()
         self._positions.close()
 
-    def _begin(self, moves: Mapping[str, Move]) -> str:
-        """Fence all earlier producers of the shard and read where the group stands; return who brought it there."""
+    def _insist(self, once: Callable[[], None]) -> None:
+        """Do it, with a new producer after each failure that time mends."""
+        while True:
+            try:
+                once()
+                return
+            except FATAL as error:
+                self._drop()
+                raise LogError(f"kafka {self._cluster.servers}: {explain(error)}") from error
+            except kafka_errors.KafkaError as error:
+                self._replace(error, explain(error))
+            except LogError as error:
+                if isinstance(error, FencedError) or not error.retriable:
+                    raise
+                self._replace(error, str(error))
+
+    def _begin(self) -> None:
+        """Make sure that there is a producer, the newest of the shard; where the group stands is to be read again."""
+        if self._producer is not None:
+            return
         producer = self._cluster.sender(LINGER_MS, self._id)
         try:
             producer.init_transactions()
-            attempts = [self._read_position(topic, move.start) for topic, move in moves.items()]
         except BaseException:
             _close(producer)
             raise
-        self._producer = producer
-        return attempts[0]
+        self._producer, self._committed = producer, {}
 
-    def _read_position(self, topic: str, start: int) -> str:
-        """Note where the group stands in `topic`; where it never committed, it begins with this move."""
-        found = self._positions.committed(self._group, topic, self._partition)
-        self._committed[topic] = start if found is None else found.position
-        self._starts[topic] = start if found is None else found.note.start
-        return "" if found is None else found.note.attempt
+    def _read_positions(self, moves: Mapping[str, Move]) -> str:
+        """Note where the group stands, and return who brought it there; one that never moved begins with this move."""
+        committed, attempts = {}, []
+        for topic, move in moves.items():
+            found = self._positions.committed(self._group, topic, self._partition)
+            committed[topic] = move.start if found is None else found.position
+            self._starts[topic] = move.start if found is None else found.note.start
+            attempts.append("" if found is None else found.note.attempt)
+        self._committed = committed
+        return attempts[0]
 
     def _transact(self, moves: Mapping[str, Move], outputs: Mapping[str, Sequence[Message]], attempt: str) -> None:
         producer = self._producer
@@ -131,11 +152,11 @@ class TransactionalWriter:
         producer.commit_transaction()
         self.in_flight = 0
 
-    def _replace(self, error: Exception) -> None:
+    def _replace(self, error: Exception, why: str) -> None:
         self._drop()
         if self._lost.wait(RETRY_SECONDS):
             raise FencedError(f"partition {self._partition} of group {self._group!r} is another consumer's") from error
-        self._say(f"kafka {self._cluster.servers}: {explain(error)}; trying again with a new producer")
+        self._say(f"kafka {self._cluster.servers}: {why}; trying again with a new producer")
         self.replaced += 1
 
     def _drop(self) -> None:
