@@ -24,17 +24,17 @@ import numpy as np
 
 from pipeline.batcher import MicroBatcher
 from pipeline.config import Config
-from pipeline.decoder import Decoder
-from pipeline.errors import LogError, SnapshotError
-from pipeline.events import BadEvent, EventBatch
+from pipeline.decoder import Decoder, media_type
+from pipeline.errors import LogError, SnapshotError, UnsoundSnapshot
+from pipeline.events import BadEvent, EventBatch, bad_event
 from pipeline.graph_state import EXPIRED
-from pipeline.log import PACKED, Log, Move, Read, Record, read_before
-from pipeline.messages import dead_letters, score_messages
+from pipeline.log import PACKED, Log, Move, Read, Record, clip, read_before
+from pipeline.messages import ScoreWriter, dead_letters
 from pipeline.model import Model
 from pipeline.packed_codec import encode_packed
 from pipeline.schema import EVENT_TYPES, Schema
 from pipeline.scorer import Scored, Scorer
-from pipeline.snapshot import SnapshotStore, read_manifest, read_snapshot
+from pipeline.snapshot_store import SnapshotStore
 from pipeline.stats import OUTCOMES, ServiceStats
 
 POLL_SECONDS = 0.1  # the longest that a stop goes unnoticed
@@ -42,7 +42,7 @@ POLL_SECONDS = 0.1  # the longest that a stop goes unnoticed
 
 @dataclass
 class ScoreConsumer:
-    """Serves one shard: call `recover`, then `run`."""
+    """Serves one shard: call `recover`, then `run`, then `finish`."""
 
     log: Log
     store: SnapshotStore
@@ -56,7 +56,7 @@ class ScoreConsumer:
     position: int = field(default=0, init=False)  # all before it is applied and committed
     scorer: Scorer = field(init=False)
     beat: float = field(default=0.0, init=False)  # monotonic seconds when the loop last came round
-    _read_to: int = field(default=0, init=False)  # the next to read; what lies between waits in the batcher
+    read_to: int = field(default=0, init=False)  # the next to read; what lies between waits in the batcher
     _committed: int = field(default=0, init=False)  # where the group stood at the start
     _snapshot_position: int = field(default=-1, init=False)
     _snapshot_due: float = field(default=0.0, init=False)
@@ -65,7 +65,10 @@ class ScoreConsumer:
         self._decoder = Decoder(self.model.schema, self.config.score.max_message_bytes)
         self._topic = self.config.topics.events
         self._version = self.model.version
+        form, threshold = self.config.scores.format, self.model.threshold
+        self._writer = ScoreWriter(self._version, self.model.schema.fingerprint, threshold, form)
         self.beat = self.monotonic()
+        self.stats.sending = self.log.sending
         self.scorer = Scorer(self.model, self.monotonic)
         self._batcher: MicroBatcher[tuple[Record, float]] = MicroBatcher(
             self.config.score.max_batch, self.config.score.max_wait_seconds
@@ -75,8 +78,10 @@ class ScoreConsumer:
 
     def recover(self, stop: threading.Event, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
         """Load the newest sound snapshot and replay to the committed position, unless stopped; nothing is published."""
+        self.log.take_over(self.config.score.group, [self._topic])
         committed = self.log.committed(self.config.score.group, self._topic)
         self.position, self._committed = committed
+        self.stats.position = committed.position
         self._load_snapshot(committed.position)
         start = self.position
         while self.position < self._committed and not stop.is_set():
@@ -99,7 +104,7 @@ class ScoreConsumer:
 
     def _read_committed(self) -> Read:
         """Return records before the committed position; it is beyond the log's end if somebody removed events."""
-        end = self.log.end(self._topic)
+        end = self.stats.log_end = self.log.end(self._topic)
         if end < self._committed:
             raise LogError(
                 f"the log ends at {end}, but group {self.config.score.group!r} has committed {self._committed}: "
@@ -108,39 +113,44 @@ class ScoreConsumer:
         return read_before(self.log, self._topic, self.position, self._committed)
 
     def _load_snapshot(self, committed: int) -> None:
-        for path in self.store.paths():
+        for name in self.store.names():
             try:
-                manifest = read_manifest(path)
+                manifest = self.store.read_manifest(name)
                 if manifest.model != self._version:
-                    self.say(f"snapshot {path.name} is of model {manifest.model}, not {self._version}: not used")
+                    self.say(f"snapshot {name} is of model {manifest.model}, not {self._version}: not used")
                     continue
                 if manifest.position > committed:
-                    self.say(f"snapshot {path.name} is ahead of the log, committed to {committed}: not used")
+                    self.say(f"snapshot {name} is ahead of the log, committed to {committed}: not used")
                     continue
-                manifest, arrays = read_snapshot(path)
-                self.scorer.restore(arrays)
-            except SnapshotError as error:
+                self.scorer.restore(self.store.read_arrays(name, manifest))
+            except UnsoundSnapshot as error:
                 self.say(f"{error}; taking an older one, or replaying from the start")
                 continue
             self.position = self._snapshot_position = manifest.position
             self.stats.snapshot_written_at, self.stats.snapshot_bytes = manifest.written_at, manifest.bytes
             return
+        if committed > self.position:
+            self.say(f"no snapshot to go on from: {self._topic} is replayed from {self.position} to {committed}")
 
     # -- the loop --
 
     def run(self, stop: threading.Event, until: int | None = None) -> None:
-        """Score until `stop` is set, or up to position `until`; then finish the batch and write a snapshot."""
-        self._read_to = self.position
-        while not stop.is_set() and (until is None or self._read_to < until):
+        """Score until `stop` is set, or up to position `until`; call `finish` to let go in order."""
+        self.read_to = self.position
+        while not stop.is_set() and (until is None or self.read_to < until):
             now = self.beat = self.monotonic()
-            room = self._batcher.room() if until is None else min(self._batcher.room(), until - self._read_to)
+            room = self._batcher.room() if until is None else min(self._batcher.room(), until - self.read_to)
             timeout = max(0.0, min(self._batcher.due_at() - now, POLL_SECONDS))
-            read = self.log.read_batch(self._topic, self._read_to, room, timeout)
+            read = self.log.read_batch(self._topic, self.read_to, room, timeout)
+            read = read if until is None else clip(read, until)
             now = self.monotonic()
-            self._read_to, self.stats.log_end = read.position, read.end
+            self.read_to, self.stats.log_end = read.position, read.end
             self._batcher.add_all([(record, now) for record in read.records], now)
             self._serve(self._batcher.take_if_due(now))
             self._snapshot_if_due()
+
+    def finish(self) -> None:
+        """Score and commit what was read, and write a snapshot: the next one goes on there."""
         self._serve(self._batcher.take_all())
         self.snapshot()
 
@@ -167,12 +177,12 @@ class ScoreConsumer:
 
     def _commit(self, events: EventBatch, scored: Scored, bad: list[BadEvent]) -> int:
         topics = self.config.topics
-        messages, spam = score_messages(events, scored, self.model.threshold, self._version, self.clock())
+        messages, spam = self._writer.write(events, scored, self.clock())
         outputs = {topics.scores: messages, topics.dead_letters: list(dead_letters(bad))}
         written = {topic: said for topic, said in outputs.items() if said}
-        move = Move(self.position, self._read_to)  # a batch holds all that was read
+        move = Move(self.position, self.read_to)  # a batch holds all that was read
         self.log.commit(self.config.score.group, {self._topic: move}, written)
-        self.position = self._read_to
+        self.position = self.read_to
         return spam
 
     # -- snapshots --
@@ -260,5 +270,5 @@ def expired(schema: Schema, events: EventBatch, scored: Scored, records: Sequenc
     for i in late:
         position = int(events.position[i])
         record = by_position[position]
-        raw = encode_packed(schema, events.part(i, i + 1)) if record.content_type == PACKED else record.value
-        yield BadEvent(position, int(events.index[i]), "expired", "the event is older than ttl", raw)
+        raw = encode_packed(schema, events.part(i, i + 1)) if media_type(record.content_type) == PACKED else None
+        yield bad_event(record, "expired", "the event is older than ttl", int(events.index[i]), raw)

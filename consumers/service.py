@@ -6,63 +6,112 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from consumers.quality import Follower, LabelsOf
-from consumers.score import ScoreConsumer
+from consumers.shards import Shards
 from pipeline.config import Config
 from pipeline.decoder import Decoder
+from pipeline.errors import ConfigError
 from pipeline.evaluate import for_json
 from pipeline.events import REASONS
-from pipeline.log import Log
-from pipeline.log_url import open_log
+from pipeline.log_url import Membership, is_kafka, join_group, open_log, open_shard_log
 from pipeline.metrics import MetricsServer, QualityCollector, ScorerCollector, new_registry
+from pipeline.misfit import did_you_mean
 from pipeline.model import Model
 from pipeline.scorer import Scorer
-from pipeline.snapshot import SnapshotStore
-from pipeline.stats import QualityStats, ServiceStats
+from pipeline.snapshot_store import open_shard_store
+from pipeline.stats import GroupStats, QualityStats
 
 STALLED_SECONDS = 60.0  # a loop that has not come round for so long is not healthy
+STOP_SECONDS = 30.0  # to finish, commit and write snapshots; what is not done then will be read again
+LOOK_SECONDS = 0.02  # between two looks at shards of a log that has no group
+JOIN_SECONDS = 15.0  # to be given a partition, when joining others
 
 
 def serve_scores(
     model: Model,
     log_url: str,
-    state: Path,
+    state: str,
     config: Config,
     until_end: bool,
     say: Callable[[str], None],
     progress: Callable[[int, int], None],
 ) -> dict[str, Any]:
-    """Recover, then score until a signal or the log's present end; return the report."""
+    """Score until a signal or the log's present end; return the report.
+
+    On Kafka as one of the group `score.group`, which shares the partitions; of any other log all there is.
+    """
     with ExitStack() as stack:
-        log = _opened(stack, log_url)
-        store = SnapshotStore(state, config.score.snapshots_kept)
-        store.open()
-        stack.callback(store.close)
-        stats = ServiceStats(reasons=REASONS, model_version=model.version, schema_name=model.schema.name)
-        consumer = ScoreConsumer(log, store, model, config, stats, say)
         stop = stack.enter_context(_stopped_by_signals())
-        if config.metrics.port:
-            registry = new_registry(ScorerCollector(stats, time.time))
-            server = MetricsServer(
-                registry, config.metrics.host, config.metrics.port,
-                ready=lambda: stats.restore_progress == 1.0 and not stop.is_set(),
-                healthy=lambda: time.perf_counter() - consumer.beat < STALLED_SECONDS,
-            )  # fmt: skip
-            stack.callback(server.close)
+        _check_topics(model, config)
+        stats = GroupStats(model.version, model.schema.name, REASONS)
         warm_up(model)
-        consumer.recover(stop, progress)
-        began = time.perf_counter()
-        consumer.run(stop, log.end(config.topics.events) if until_end else None)
-        return _report(consumer, time.perf_counter() - began)
+        open_shard = partial(open_shard_log, log_url, config, say)
+        open_store = partial(open_shard_store, state, log_url, config)
+        shards = Shards(open_shard, open_store, model, config, stats, say, is_kafka(log_url), until_end, progress)
+        if config.metrics.port:
+            stack.callback(_metrics_server(stats, shards, config, stop).close)
+        membership = join_group(log_url, config, shards)
+        try:
+            _stay(membership, shards, stats, stop, until_end)
+        finally:
+            shards.stop(STOP_SECONDS)
+            if membership is not None:
+                membership.close()
+        return _report(stats)
 
 
-def serve_quality(log_url: str, labels_of: LabelsOf, config: Config, say: Callable[[str], None]) -> dict[str, Any]:
+def _check_topics(model: Model, config: Config) -> None:
+    """Refuse a schema with words for a topic that is not read: most likely one of the two names is misspelt."""
+    read = config.topics.events.split(",")
+    for topic in model.schema.topics:
+        if topic not in read:
+            raise ConfigError(
+                f"the model's schema has [events.topics.{topic}], but topics.events is {config.topics.events!r}: "
+                f"{did_you_mean(topic, read)}"
+            )
+
+
+def _stay(
+    membership: Membership | None, shards: Shards, stats: GroupStats, stop: threading.Event, until_end: bool
+) -> None:
+    """Serve what is ours, be it all or what the group gives us."""
+    if membership is None:
+        shards.assigned([0])
+    began = time.monotonic()
+    while not stop.is_set():
+        if membership is None:
+            stop.wait(LOOK_SECONDS)
+        else:
+            membership.poll()
+            stats.rebalances = membership.rebalances
+        shards.mend()
+        # A member that joins late is given nothing at first: the others have to let go before.
+        if until_end and shards.finished() and (shards.served() or time.monotonic() > began + JOIN_SECONDS):
+            return
+
+
+def _metrics_server(stats: GroupStats, shards: Shards, config: Config, stop: threading.Event) -> MetricsServer:
+    def healthy() -> bool:
+        return all(time.perf_counter() - consumer.beat < STALLED_SECONDS for consumer in shards.consumers)
+
+    def ready() -> bool:
+        states = [shard.state for shard in stats.shards.values()]
+        return "live" in states and "restoring" not in states and not stop.is_set()
+
+    registry = new_registry(ScorerCollector(stats, time.time))
+    return MetricsServer(registry, config.metrics.host, config.metrics.port, ready=ready, healthy=healthy)
+
+
+def serve_quality(
+    log_url: str, partition: int | None, labels_of: LabelsOf, config: Config, say: Callable[[str], None]
+) -> dict[str, Any]:
     """Follow a log's scores and labels until a signal; return the last figures."""
     with ExitStack() as stack:
-        log = _opened(stack, log_url)
+        log = open_log(log_url, config, create=False, partition=partition)
+        stack.callback(log.close)
         stats = QualityStats()
         stop = stack.enter_context(_stopped_by_signals())
         if config.metrics.port:
@@ -74,7 +123,7 @@ def serve_quality(log_url: str, labels_of: LabelsOf, config: Config, say: Callab
             say(f"metrics at http://{config.metrics.host}:{server.port}/metrics")
         Follower(
             log, labels_of, config.score.group, stats,
-            window=config.quality.window, max_pending=config.quality.max_pending,
+            topics=config.topics, window=config.quality.window, max_pending=config.quality.max_pending,
         ).run(stop)  # fmt: skip
         figures = ("auroc", "average_precision", "precision", "recall", "spam_share", "threshold")
         return {"labelled": stats.joined, **for_json({name: getattr(stats, name) for name in figures})}
@@ -83,12 +132,6 @@ def serve_quality(log_url: str, labels_of: LabelsOf, config: Config, say: Callab
 def warm_up(model: Model) -> None:
     """Load the compiled code before the first event, on a shard that is thrown away."""
     Scorer(model).score(Decoder(model.schema).decode([])[0])
-
-
-def _opened(stack: ExitStack, url: str) -> Log:
-    log = open_log(url, create=False)
-    stack.callback(log.close)
-    return log
 
 
 @contextmanager
@@ -103,22 +146,25 @@ def _stopped_by_signals() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _report(consumer: ScoreConsumer, seconds: float) -> dict[str, Any]:
-    stats = consumer.stats
-    events = sum(stats.events.values())
+def _report(stats: GroupStats) -> dict[str, Any]:
+    """Sum up what the shards did."""
+    shards, total = stats.shards, stats.counts()
+    events = sum(total.events.values())
+    seconds = max((shard.live_seconds for shard in shards.values()), default=0.0)
+    positions = {str(partition): shard.position for partition, shard in sorted(shards.items())}
     stages = {
         stage: {"p50_us": _micros(histogram.percentile(50)), "total_s": round(histogram.sum, 4)}
-        for stage, histogram in stats.stage_seconds.items()
+        for stage, histogram in total.stage_seconds.items()
     }
     return {
-        "scored": stats.scores,
-        "spam": stats.spam,
+        "scored": total.scores,
+        "spam": total.spam,
         "events": events,
-        "dead_letters": sum(stats.dead_letters.values()),
-        "position": consumer.position,
+        "dead_letters": sum(total.dead_letters.values()),
+        **({"position": positions["0"]} if list(positions) == ["0"] else {"positions": positions}),
         "events_per_s": round(events / seconds) if seconds > 0 else 0,
-        "p50_ms": _millis(stats.score_latency.percentile(50)),
-        "p99_ms": _millis(stats.score_latency.percentile(99)),
+        "p50_ms": _millis(total.score_latency.percentile(50)),
+        "p99_ms": _millis(total.score_latency.percentile(99)),
         "seconds": round(seconds, 3),
         "stages": stages,
         "model": stats.model_version,

@@ -7,7 +7,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -41,6 +41,39 @@ class Topics(Struct, frozen=True, forbid_unknown_fields=True):
     events: str = "events"
     scores: str = "scores"
     dead_letters: str = "dead-letters"
+    journal: str = "journal"
+
+
+class Scores(Struct, frozen=True, forbid_unknown_fields=True):
+    format: Literal["single", "packed"] = "single"
+
+
+class Kafka(Struct, frozen=True, forbid_unknown_fields=True):
+    client: Literal["kafka-python", "confluent"] = "kafka-python"
+    security: Literal["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"] = "plaintext"
+    ca_file: str = ""
+    certificate_file: str = ""
+    key_file: str = ""
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = "SCRAM-SHA-512"
+    username: str = ""
+    password: str = ""
+    token_file: str = ""
+    delivery: Literal["exactly-once", "at-least-once"] = "exactly-once"
+    max_in_flight: Annotated[int, Meta(ge=1)] = 10_000
+    stall: str = "60s"
+    instance: str = ""
+    session: str = "45s"
+
+    def __repr__(self) -> str:
+        return f"Kafka(security={self.security!r}, ...)"  # no password in a traceback or a log
+
+    @property
+    def stall_seconds(self) -> float:
+        return parse_duration(self.stall)
+
+    @property
+    def session_seconds(self) -> float:
+        return parse_duration(self.session)
 
 
 class Metrics(Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,11 +89,13 @@ class Quality(Struct, frozen=True, forbid_unknown_fields=True):
 class Config(Struct, frozen=True, forbid_unknown_fields=True):
     score: Score = Score()
     topics: Topics = Topics()
+    scores: Scores = Scores()
+    kafka: Kafka = Kafka()
     metrics: Metrics = Metrics()
     quality: Quality = Quality()
 
 
-DURATIONS = ("score.max_wait", "score.snapshot_every")
+DURATIONS = ("score.max_wait", "score.snapshot_every", "kafka.stall", "kafka.session")
 
 
 def load_config(

@@ -64,6 +64,12 @@ class Histogram:
         self._max = max(self._max, value)
         self.sum += value
 
+    def add(self, other: "Histogram") -> None:
+        """Count all that `other`, of the same edges, has counted."""
+        self._counts += other._counts
+        self._max = max(self._max, other._max)
+        self.sum += other.sum
+
     def percentile(self, p: float) -> float:
         """Return the value that `p` percent (0 to 100) of the values do not exceed; nan if there are none.
 

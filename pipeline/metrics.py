@@ -1,6 +1,6 @@
 """Every Prometheus metric, and the port they are read from; the only module that knows prometheus_client.
 
-    ServiceStats --ScorerCollector---+
+    GroupStats ----ScorerCollector---+
                                      +--> registry --> MetricsServer   /metrics  /healthz  /readyz
     QualityStats --QualityCollector--+
 
@@ -9,7 +9,6 @@ nothing between two scrapes. No label holds an id of a node or anything else tha
 """
 
 import functools
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from http import HTTPStatus
 
@@ -26,7 +25,8 @@ from prometheus_client.registry import Collector
 
 from pipeline.endpoint import Answer, Endpoint, text_answer
 from pipeline.histogram import LATENCY_BUCKETS, SIZE_BUCKETS, Histogram
-from pipeline.stats import QualityStats, ServiceStats
+from pipeline.shard_gauges import BY_PARTITION, MEMORY, SUMS
+from pipeline.stats import SHARD_STATES, GroupStats, QualityStats, ServiceStats
 
 
 def new_registry(*collectors: Collector) -> CollectorRegistry:
@@ -43,83 +43,53 @@ def new_registry(*collectors: Collector) -> CollectorRegistry:
 
 
 class ScorerCollector(Collector):
-    """What a scoring consumer did. `clock` returns seconds since the epoch."""
+    """What a scoring consumer did. `clock` returns seconds since the epoch.
 
-    def __init__(self, stats: ServiceStats, clock: Callable[[], float]) -> None:
+    Counts and sizes are sums over the shards, so they mean the same for one shard and for many. A shard that is no
+    longer at work leaves its counts, which must not fall, and its state: how far its partition has come is for the
+    process to tell that has it now.
+    """
+
+    def __init__(self, stats: GroupStats, clock: Callable[[], float]) -> None:
         self._stats = stats
         self._clock = clock
 
     def collect(self) -> Iterator[Metric]:
-        yield from self._counts()
-        yield from self._latencies()
-        yield from self._progress()
-        yield from self._sizes()
-        yield from self._snapshots()
+        shards = sorted(self._stats.shards.items())
+        at_work = {str(partition): shard for partition, shard in shards if shard.at_work}
+        counts = self._stats.counts()
+        yield from _counts(counts)
+        yield from _latencies(counts)
+        yield from self._group()
+        now = self._clock()
+        for name, help_text, value_of in BY_PARTITION:
+            values = ((partition, value_of(shard, now)) for partition, shard in at_work.items())
+            known = (((partition,), value) for partition, value in values if value is not None)
+            yield _gauges(name, help_text, ("partition",), known)
+        for name, help_text, size_of in SUMS:
+            yield _gauge(name, help_text, sum(map(size_of, at_work.values())))
+        yield _gauges(
+            "graphsieve_memory_bytes",
+            "Memory of the state: rows, lists (sums and members), hidden (the hidden-feature cache), ids.",
+            ("part",),
+            (((part,), sum(map(size_of, at_work.values()))) for part, size_of in MEMORY.items()),
+        )
 
-    def _counts(self) -> Iterator[Metric]:
+    def _group(self) -> Iterator[Metric]:
         stats = self._stats
-        yield _counters(
-            "graphsieve_events_total",
-            "Events by type and outcome: applied, duplicate (known already), unknown (about a node or edge that is not "
-            "there), expired (older than the ttl), bad (set aside as a dead letter).",
-            ("type", "outcome"),
-            ((key, count) for key, count in stats.events.items()),
+        states = [(str(partition), shard.state) for partition, shard in sorted(stats.shards.items())]
+        yield _gauges(
+            "graphsieve_shard_state",
+            "1 for the state that a partition's shard is in here, 0 for the others: restoring (replays up to the "
+            "committed position), live (scores), released (let go of in order), lost (to another process, while this "
+            "one gave no sign of life), failed (stopped by an error, to be tried again).",
+            ("partition", "state"),
+            (((partition, state), state == its) for partition, its in states for state in SHARD_STATES),
         )
-        yield _counters(
-            "graphsieve_dead_letters_total",
-            "Bad events in the dead-letter topic by reason; each is there with its bytes and position.",
-            ("reason",),
-            (((reason,), count) for reason, count in stats.dead_letters.items()),
-        )
-        yield _counter("graphsieve_scores_total", "Scores published.", stats.scores)
         yield _counter(
-            "graphsieve_spam_scores_total",
-            "Scores published as spam; their rate over that of graphsieve_scores_total is the spam share.",
-            stats.spam,
-        )
-
-    def _latencies(self) -> Iterator[Metric]:
-        stats = self._stats
-        yield _histogram(
-            "graphsieve_score_latency_seconds",
-            "From an event being read from the log to its score being committed, per score.",
-            LATENCY_BUCKETS,
-            stats.score_latency,
-        )
-        stages = HistogramMetricFamily(
-            "graphsieve_stage_seconds",
-            "Time in one stage, per micro-batch: decode, A (graph and lists), B (layer 1), C (lists of hidden "
-            "features), D (layer 2 and score), commit (publish the scores and the position).",
-            labels=("stage",),
-        )
-        for stage, histogram in stats.stage_seconds.items():
-            stages.add_metric((stage,), _buckets(LATENCY_BUCKETS, histogram), histogram.sum)
-        yield stages
-        yield _histogram(
-            "graphsieve_micro_batch_events",
-            "Events per micro-batch; its count is the number of micro-batches.",
-            SIZE_BUCKETS,
-            stats.micro_batch_events,
-        )
-
-    def _progress(self) -> Iterator[Metric]:
-        stats = self._stats
-        yield _gauge(
-            "graphsieve_event_time_lag_seconds",
-            "Now less the time of the newest event: how old the world is that the scores know. NaN before the first.",
-            self._clock() - stats.last_event_ts,
-        )
-        yield _gauge("graphsieve_log_position", "Position in the events topic: the next to read.", stats.position)
-        yield _gauge("graphsieve_log_end_position", "Position that the next event gets.", stats.log_end)
-        yield _gauge(
-            "graphsieve_log_lag_messages",
-            "Messages of the events topic not read yet; growing means that events come faster than they are scored.",
-            max(0, stats.log_end - stats.position),
-        )
-        yield _gauge(
-            "graphsieve_restore_progress_ratio",
-            "How much of the replay after a start is done (from the snapshot to the committed position); 1 = scoring.",
-            stats.restore_progress,
+            "graphsieve_rebalances_total",
+            "Times that the group changed which partitions this process serves.",
+            stats.rebalances,
         )
         yield InfoMetricFamily(
             "graphsieve_model",
@@ -127,41 +97,63 @@ class ScorerCollector(Collector):
             value={"version": stats.model_version, "schema": stats.schema_name},
         )
 
-    def _sizes(self) -> Iterator[Metric]:
-        stats = self._stats
-        yield _gauge("graphsieve_rows", "Nodes in the graph, placeholders too.", stats.rows)
-        yield _gauge("graphsieve_row_capacity", "Nodes there is memory for; it grows as needed.", stats.row_capacity)
-        yield _gauge("graphsieve_lists", "Lists: groups, and nodes with neighbours.", stats.lists)
-        yield _gauge("graphsieve_list_capacity", "Lists there is memory for; it grows as needed.", stats.list_capacity)
-        parts = {
-            "rows": stats.rows_bytes,
-            "lists": stats.lists_bytes,
-            "hidden": stats.hidden_bytes,
-            "ids": stats.ids_bytes,
-        }
-        yield _gauges(
-            "graphsieve_memory_bytes",
-            "Memory of the state: rows, lists (sums and members), hidden (the hidden-feature cache), ids.",
-            ("part",),
-            (((part,), size) for part, size in parts.items()),
-        )
 
-    def _snapshots(self) -> Iterator[Metric]:
-        stats = self._stats
-        yield _counter("graphsieve_snapshots_total", "Snapshots written since the start.", stats.snapshots)
-        yield _counter(
-            "graphsieve_snapshot_failures_total",
-            "Snapshots that could not be written; the stream goes on, but the next start has more to replay.",
-            stats.snapshot_failures,
-        )
-        age = self._clock() - stats.snapshot_written_at
-        yield _gauge(
-            "graphsieve_snapshot_age_seconds",
-            "Since the newest snapshot was written: what a start has to replay; +Inf if there is none.",
-            math.inf if math.isnan(age) else age,
-        )
-        yield _gauge("graphsieve_snapshot_duration_seconds", "How long the last snapshot took.", stats.snapshot_seconds)
-        yield _gauge("graphsieve_snapshot_bytes", "Size of the newest snapshot.", stats.snapshot_bytes)
+def _counts(counts: ServiceStats) -> Iterator[Metric]:
+    yield _counters(
+        "graphsieve_events_total",
+        "Events by type and outcome: applied, duplicate (known already), unknown (about a node or edge that is not "
+        "there), expired (older than the ttl), bad (set aside as a dead letter).",
+        ("type", "outcome"),
+        counts.events.items(),
+    )
+    yield _counters(
+        "graphsieve_dead_letters_total",
+        "Bad events in the dead-letter topic by reason; each is there with its bytes and position.",
+        ("reason",),
+        (((reason,), count) for reason, count in counts.dead_letters.items()),
+    )
+    yield _counter("graphsieve_scores_total", "Scores published.", counts.scores)
+    yield _counter(
+        "graphsieve_spam_scores_total",
+        "Scores published as spam; their rate over that of graphsieve_scores_total is the spam share.",
+        counts.spam,
+    )
+    yield _counter(
+        "graphsieve_producers_replaced_total",
+        "Producers given up for a new one, because the broker stalled or fenced them; what they had not written is "
+        "sent again.",
+        counts.producers_replaced,
+    )
+    yield _counter("graphsieve_snapshots_total", "Snapshots written since the start.", counts.snapshots)
+    yield _counter(
+        "graphsieve_snapshot_failures_total",
+        "Snapshots that could not be written; the stream goes on, but the next start has more to replay.",
+        counts.snapshot_failures,
+    )
+
+
+def _latencies(counts: ServiceStats) -> Iterator[Metric]:
+    yield _histogram(
+        "graphsieve_score_latency_seconds",
+        "From an event being read from the log to its score being committed, per score.",
+        LATENCY_BUCKETS,
+        counts.score_latency,
+    )
+    stages = HistogramMetricFamily(
+        "graphsieve_stage_seconds",
+        "Time in one stage, per micro-batch: decode, A (graph and lists), B (layer 1), C (lists of hidden features), "
+        "D (layer 2 and score), commit (publish the scores and the position: the commit latency).",
+        labels=("stage",),
+    )
+    for stage, histogram in counts.stage_seconds.items():
+        stages.add_metric((stage,), _buckets(LATENCY_BUCKETS, histogram), histogram.sum)
+    yield stages
+    yield _histogram(
+        "graphsieve_micro_batch_events",
+        "Events per micro-batch; its count is the number of micro-batches.",
+        SIZE_BUCKETS,
+        counts.micro_batch_events,
+    )
 
 
 class QualityCollector(Collector):

@@ -13,19 +13,26 @@ import urllib.error
 import urllib.request
 from http import HTTPStatus
 
+import msgspec
 import numpy as np
 import pytest
+from fakes import FakeClock, ListLog
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
+from worlds import START, random_model, world
 
+from consumers.score import ScoreConsumer
+from pipeline.config import Config
 from pipeline.endpoint import Answer, Endpoint, text_answer
 from pipeline.errors import ConfigError
 from pipeline.histogram import LATENCY_BUCKETS, SIZE_BUCKETS, LatencyHistogram, SizeHistogram
+from pipeline.log import Message, Sending
 from pipeline.metrics import MetricsServer, QualityCollector, ScorerCollector, new_registry
-from pipeline.stats import QualityStats, ServiceStats
+from pipeline.snapshot_store import open_store
+from pipeline.stats import SHARD_STATES, GroupStats, QualityStats, ServiceStats
 
 LOCALHOST = "127.0.0.1"
 
@@ -98,19 +105,27 @@ def test_label_values_are_bounded_whatever_the_stream_says():
     assert len(stats.events) == 30
 
 
-def busy_stats():
-    stats = ServiceStats(reasons=("bad_ts", "missing_field"), model_version="3f2a", schema_name='my "reviews"\n')
-    stats.count_events("node", "applied", 512)
-    stats.count_dead_letters("bad_ts")
-    stats.scores, stats.spam = 500, 70
-    stats.last_event_ts = 1000.0
-    stats.micro_batch_events.observe_one(512)
-    stats.score_latency.observe(np.linspace(0.001, 0.01, 500))
-    stats.stage_seconds["A"].observe_one(0.0004)
-    stats.position, stats.log_end, stats.restore_progress = 512, 600, 1.0
-    stats.rows, stats.row_capacity, stats.lists, stats.list_capacity = 512, 1024, 40, 64
-    stats.rows_bytes, stats.lists_bytes, stats.hidden_bytes, stats.ids_bytes = 1, 2, 3, 4
-    stats.snapshots, stats.snapshot_seconds, stats.snapshot_written_at, stats.snapshot_bytes = 2, 0.25, 990.0, 10_000
+def work(shard):
+    """Have a shard count what a busy one does."""
+    shard.state = "live"
+    shard.count_events("node", "applied", 512)
+    shard.count_dead_letters("bad_ts")
+    shard.scores, shard.spam = 500, 70
+    shard.last_event_ts = 1000.0
+    shard.micro_batch_events.observe_one(512)
+    shard.score_latency.observe(np.linspace(0.001, 0.01, 500))
+    shard.stage_seconds["A"].observe_one(0.0004)
+    shard.position, shard.log_end, shard.restore_progress = 512, 600, 1.0
+    shard.sending = lambda: Sending(5, 2)
+    shard.rows, shard.row_capacity, shard.lists, shard.list_capacity = 512, 1024, 40, 64
+    shard.rows_bytes, shard.lists_bytes, shard.hidden_bytes, shard.ids_bytes = 1, 2, 3, 4
+    shard.snapshots, shard.snapshot_seconds, shard.snapshot_written_at, shard.snapshot_bytes = 2, 0.25, 990.0, 10_000
+
+
+def busy_stats(*partitions):
+    stats = GroupStats("3f2a", 'my "reviews"\n', ("bad_ts", "missing_field"))
+    for partition in partitions or (0,):
+        work(stats.begin(partition))
     return stats
 
 
@@ -118,16 +133,31 @@ def scorer_registry(stats, now=1060.0):
     return new_registry(ScorerCollector(stats, clock=lambda: now))
 
 
+def scraped(stats):
+    """The lines of a real scrape, less those that explain."""
+    with serving(scorer_registry(stats)) as server:
+        text = get(server.port, "/metrics")[2]
+    return [line for line in text.splitlines() if line.startswith("graphsieve_")]
+
+
+def values(stats):
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in scraped(stats))}
+
+
 def test_a_scrape_reads_what_the_scorer_counted():
     value = scorer_registry(busy_stats()).get_sample_value
+    zero = {"partition": "0"}
     assert value("graphsieve_events_total", {"type": "node", "outcome": "applied"}) == 512
     assert value("graphsieve_dead_letters_total", {"reason": "bad_ts"}) == 1
     assert value("graphsieve_scores_total") == 500
     assert value("graphsieve_spam_scores_total") == 70
-    assert value("graphsieve_event_time_lag_seconds") == 60
-    assert value("graphsieve_log_lag_messages") == 88
-    assert value("graphsieve_snapshot_age_seconds") == 70
+    assert value("graphsieve_event_time_lag_seconds", zero) == 60
+    assert value("graphsieve_log_lag_messages", zero) == 88
+    assert value("graphsieve_snapshot_age_seconds", zero) == 70
+    assert value("graphsieve_restore_progress_ratio", zero) == 1
     assert value("graphsieve_memory_bytes", {"part": "hidden"}) == 3
+    assert value("graphsieve_in_flight_messages") == 5
+    assert value("graphsieve_producers_replaced_total") == 2
     assert value("graphsieve_model_info", {"version": "3f2a", "schema": 'my "reviews"\n'}) == 1
     assert value("graphsieve_score_latency_seconds_count") == 500
     assert value("graphsieve_score_latency_seconds_bucket", {"le": "0.01"}) == 500
@@ -137,17 +167,158 @@ def test_a_scrape_reads_what_the_scorer_counted():
     assert value("process_resident_memory_bytes") > 1e6
 
 
+def test_counts_and_sizes_are_sums_over_the_shards():
+    stats = busy_stats(0, 7)
+    stats.shards[7].stage_seconds["commit"].observe_one(0.02)
+    found, one = values(stats), values(busy_stats())
+    for name in (
+        'events_total{outcome="applied",type="node"}', 'dead_letters_total{reason="bad_ts"}', "scores_total",
+        "spam_scores_total", "score_latency_seconds_count", 'score_latency_seconds_bucket{le="0.005"}',
+        'stage_seconds_sum{stage="A"}', "micro_batch_events_sum", "in_flight_messages", "producers_replaced_total",
+        "rows", "row_capacity", "lists", "list_capacity", 'memory_bytes{part="ids"}', "snapshots_total",
+        "snapshot_bytes",
+    ):  # fmt: skip
+        assert found[f"graphsieve_{name}"] == 2 * one[f"graphsieve_{name}"] > 0, name
+    assert found['graphsieve_stage_seconds_count{stage="commit"}'] == 1
+
+
+def test_how_far_a_shard_has_come_is_told_for_each_partition():
+    stats = busy_stats(0, 7)
+    stats.shards[7].position, stats.shards[7].log_end = 100, 1000
+    stats.shards[7].snapshot_written_at = 1050.0
+    found = values(stats)
+    assert found['graphsieve_log_position{partition="7"}'] == 100
+    assert found['graphsieve_log_end_position{partition="7"}'] == 1000
+    assert found['graphsieve_log_lag_messages{partition="7"}'] == 900
+    assert found['graphsieve_log_lag_messages{partition="0"}'] == 88
+    assert found['graphsieve_snapshot_age_seconds{partition="7"}'] == 10
+    assert found['graphsieve_snapshot_age_seconds{partition="0"}'] == 70
+
+
+def test_partitions_are_told_in_the_order_of_their_numbers_each_with_all_states():
+    stats = busy_stats(10, 9)
+    stats.shards[9].state = "failed"
+    assert [line for line in scraped(stats) if line.startswith("graphsieve_shard_state")] == [
+        f'graphsieve_shard_state{{partition="{partition}",state="{state}"}} {float(state == its)}'
+        for partition, its in ((9, "failed"), (10, "live"))
+        for state in SHARD_STATES
+    ]
+
+
+@pytest.mark.parametrize("state", ["released", "lost", "failed"])
+def test_a_shard_that_has_ended_leaves_its_counts_and_its_state_and_no_more(state):
+    stats = busy_stats(0, 7)
+    before = values(stats)
+    stats.shards[7].state = state
+    after = values(stats)
+    vanished = before.keys() - after.keys()
+    assert vanished == {name for name in before if 'partition="7"' in name and "shard_state" not in name}
+    assert after[f'graphsieve_shard_state{{partition="7",state="{state}"}}'] == 1
+    counts = [name for name in before if re.search(r"_(total|count|sum|bucket)(\{|$)", name)]
+    assert [after[name] for name in counts] == [before[name] for name in counts]
+    for size in ("rows", "lists", "in_flight_messages", "snapshot_bytes", 'memory_bytes{part="rows"}'):
+        assert after[f"graphsieve_{size}"] == before[f"graphsieve_{size}"] / 2
+
+
+def test_a_shard_that_comes_back_counts_on_and_begins_anew_in_all_else():
+    stats = busy_stats(3)
+    stats.shards[3].live_seconds = 9.0
+    before = values(stats)
+    back = stats.begin(3)
+    after = values(stats)
+    counts = [name for name in before if re.search(r"_(total|count|sum|bucket)(\{|$)", name)]
+    assert [after[name] for name in counts] == [before[name] for name in counts]
+    assert back.live_seconds == 9.0
+    assert after['graphsieve_shard_state{partition="3",state="restoring"}'] == 1
+    assert after['graphsieve_restore_progress_ratio{partition="3"}'] == 0
+    assert 'graphsieve_log_lag_messages{partition="3"}' not in after  # no lag is known, 0 would be a lie
+    assert after["graphsieve_rows"] == 0
+    back.scores += 1
+    back.sending = lambda: Sending(0, 1)
+    assert values(stats)["graphsieve_scores_total"] == 501
+    assert values(stats)["graphsieve_producers_replaced_total"] == 3
+
+
+def test_an_old_thread_that_ends_late_does_not_end_the_shard_that_came_back():
+    stats = busy_stats(3)
+    old, new = stats.shards[3], stats.begin(3)
+    new.state = "live"
+    old.state = "lost"
+    assert values(stats)['graphsieve_shard_state{partition="3",state="live"}'] == 1
+
+
+def test_producers_that_were_replaced_stay_counted_when_the_log_is_closed_and_forgets_them():
+    stats, replaced = busy_stats(), 4
+    stats.shards[0].sending = lambda: Sending(9, replaced)
+    stats.shards[0].forget_log()
+    replaced = 0
+    assert (stats.shards[0].producers_replaced, stats.shards[0].in_flight) == (4, 0)
+    assert values(stats)["graphsieve_producers_replaced_total"] == 4
+
+
+class StallingLog(ListLog):
+    """A log whose broker stalls in every commit; `look` is called meanwhile."""
+
+    def __init__(self, look):
+        super().__init__(FakeClock(START))
+        self.look, self.in_flight = look, 0
+
+    def commit(self, group, moves, outputs):
+        self.in_flight = sum(map(len, outputs.values()))
+        self.look()
+        super().commit(group, moves, outputs)
+        self.in_flight = 0
+
+    def sending(self):
+        return Sending(self.in_flight, 3)
+
+
+def test_what_is_in_flight_is_seen_while_a_commit_waits_for_the_broker(tmp_path):
+    stats, seen = GroupStats(), []
+    log = StallingLog(lambda: seen.append(values(stats)))
+    nodes = [{"id": f"n{i}", "ts": START, "stars": 1, "user": "u", "embedding": [0, 0]} for i in range(20)]
+    end = log.append("events", [Message(msgspec.json.encode(node)) for node in nodes])
+    store, shard = open_store(str(tmp_path), "", keep=1), stats.begin(0)
+    consumer = ScoreConsumer(log, store, random_model(world()), Config(), shard, print, log.clock, log.clock)
+    consumer.recover(threading.Event())
+    shard.state = "live"
+    consumer.run(threading.Event(), until=end)
+    consumer.finish()
+    (during,) = seen
+    assert during["graphsieve_in_flight_messages"] == len(log.topics["scores"]) > 0
+    assert during["graphsieve_producers_replaced_total"] == 3
+    assert values(stats)["graphsieve_in_flight_messages"] == 0
+
+
+def test_a_process_that_serves_nothing_yet_tells_its_counts_and_no_partition():
+    found = values(GroupStats("3f2a", "reviews", ("bad_ts",)))
+    assert found["graphsieve_scores_total"] == found["graphsieve_rows"] == 0
+    assert found['graphsieve_dead_letters_total{reason="bad_ts"}'] == 0
+    assert not [name for name in found if "partition" in name]
+
+
+def test_rebalances_are_counted():
+    stats = GroupStats()
+    stats.rebalances = 4
+    assert values(stats)["graphsieve_rebalances_total"] == 4
+
+
 def test_metrics_change_between_two_scrapes_without_being_told():
-    stats = ServiceStats()
+    stats = GroupStats()
+    shard = stats.begin(0)
     registry = scorer_registry(stats)
-    stats.scores += 7
+    shard.scores += 7
     assert registry.get_sample_value("graphsieve_scores_total") == 7
+    stats.begin(1).scores += 1
+    assert registry.get_sample_value("graphsieve_scores_total") == 8
 
 
 def test_before_the_first_event_and_snapshot_no_age_is_made_up():
-    value = scorer_registry(ServiceStats()).get_sample_value
-    assert math.isnan(value("graphsieve_event_time_lag_seconds"))
-    assert value("graphsieve_snapshot_age_seconds") == math.inf  # an alert on age fires
+    stats = GroupStats()
+    stats.begin(0)
+    value, zero = scorer_registry(stats).get_sample_value, {"partition": "0"}
+    assert math.isnan(value("graphsieve_event_time_lag_seconds", zero))
+    assert value("graphsieve_snapshot_age_seconds", zero) == math.inf  # an alert on age fires
 
 
 def test_a_scrape_reads_the_quality_figures():
@@ -179,7 +350,7 @@ def get(port, path, **headers):
 
 
 def everything():
-    collectors = ScorerCollector(busy_stats(), clock=lambda: 1060.0), QualityCollector(QualityStats())
+    collectors = ScorerCollector(busy_stats(0, 7), clock=lambda: 1060.0), QualityCollector(QualityStats())
     return new_registry(*collectors)
 
 
@@ -190,7 +361,7 @@ def test_prometheus_can_read_the_text_format():
     assert content_type == "text/plain; version=0.0.4; charset=utf-8"
     families = {family.name: family for family in parse(text)}
     assert families["graphsieve_stage_seconds"].type == "histogram"
-    assert families["graphsieve_scores"].samples[0].value == 500
+    assert families["graphsieve_scores"].samples[0].value == 1000
 
 
 def test_prometheus_can_read_openmetrics():
@@ -212,7 +383,9 @@ def test_every_metric_is_named_by_the_rules_and_explains_itself():
         if family.type == "counter":
             assert all(sample.name.endswith("_total") for sample in family.samples)
         label_names = {name for sample in family.samples for name in sample.labels}
-        assert label_names <= {"type", "outcome", "reason", "stage", "part", "le", "version", "schema"}
+        assert label_names <= {
+            "type", "outcome", "reason", "stage", "part", "le", "version", "schema", "partition", "state",
+        }  # fmt: skip
 
 
 @pytest.mark.skipif(
@@ -341,23 +514,32 @@ def answers_again(port):
 
 
 def test_scrapes_while_the_scorer_counts_never_fail():
-    stats, stop = ServiceStats(reasons=("bad_ts",)), threading.Event()
+    stats, stop = GroupStats(reasons=("bad_ts",)), threading.Event()
 
-    def score():
+    def score(partition):
         while not stop.is_set():
-            stats.count_events("node", "applied")
-            stats.count_dead_letters("bad_ts")
-            stats.score_latency.observe(np.full(512, 0.003))
+            shard = stats.begin(partition)  # as one that has come back
+            shard.state = "live"
+            for _ in range(20):
+                shard.count_events("node", "applied")
+                shard.count_dead_letters("bad_ts")
+                shard.score_latency.observe(np.full(512, 0.003))
 
-    thread = threading.Thread(target=score)
-    thread.start()
+    threads = [threading.Thread(target=score, args=(partition,)) for partition in (0, 1)]
+    for thread in threads:
+        thread.start()
     try:
         with serving(scorer_registry(stats)) as server:
+            counted = 0
             for _ in range(20):
                 status, _, text = get(server.port, "/metrics")
                 assert status == 200
                 samples = {sample.name: sample for family in parse(text) for sample in family.samples}
-                assert samples["graphsieve_score_latency_seconds_count"].value % 512 == 0
+                before, counted = counted, samples["graphsieve_score_latency_seconds_count"].value
+                assert counted % 512 == 0
+                assert counted >= before
     finally:
         stop.set()
-        thread.join()
+        for thread in threads:
+            thread.join()
+    assert sorted(stats.shards) == [0, 1]

@@ -30,7 +30,7 @@ from pipeline.log import JSON, Message, Move, Record
 from pipeline.model import Model
 from pipeline.prune import PruneOptions, prune
 from pipeline.schema import Schema, load_schema
-from pipeline.snapshot import SnapshotStore
+from pipeline.snapshot_store import open_store
 from pipeline.sqlite_log import SqliteLog
 from pipeline.stats import STAGES, ServiceStats
 from pipeline.train import TrainOptions, train
@@ -85,8 +85,7 @@ def _serve(log: SqliteLog, model: Model, config: Config, group: str, state: Path
     import msgspec
 
     grouped = msgspec.structs.replace(config, score=msgspec.structs.replace(config.score, group=group))
-    store = SnapshotStore(state)
-    store.open()
+    store = open_store(str(state), "", config.score.snapshots_kept)
     stats = ServiceStats(reasons=REASONS)
     warm_up(model)
     consumer = ScoreConsumer(log, store, model, grouped, stats, say=lambda line: None)
@@ -94,6 +93,7 @@ def _serve(log: SqliteLog, model: Model, config: Config, group: str, state: Path
     end = log.end(config.topics.events)
     began = time.perf_counter()
     consumer.run(threading.Event(), end)
+    consumer.finish()
     seconds = time.perf_counter() - began - (stats.snapshot_seconds if stats.snapshots else 0.0)
     store.close()
     return {
