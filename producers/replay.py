@@ -1,22 +1,19 @@
 """Replay: what a log once held, put on another log as fast as it happened, some times faster, or at once.
 
-    event time   first . . . ts . . .            a message is due  (ts - first) / speed  seconds after the start;
-    this replay  start . . . . . due             one without a readable ts goes with the message before it
-
-The order is that of the source.  A message that comes after a later one is overdue and goes at once.
+The order is that of the source.  A message that comes after a later one is overdue and goes at once.  Packing by groups
+keeps the order within each group.
 """
 
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 
 from pipeline.decoder import Decoder
-from pipeline.errors import ConfigError
 from pipeline.log import PACKED, Log, Message, Record
 from pipeline.packed_codec import encode_packed
 from pipeline.schema import Schema
+from producers.pace import TimeOf, pace
 
 LONGEST_SLEEP_SECONDS = 0.5  # a pause is slept in pieces, so that whoever stops the replay need not wait for its end
 
@@ -27,7 +24,6 @@ class ReplayReport:
 
     events: int
     seconds: float
-    end: int  # the topic's position after the last event
 
     @property
     def events_per_second(self) -> float:
@@ -40,31 +36,29 @@ def replay(
     log: Log,
     topic: str = "events",
     *,
+    ts_of: TimeOf,
     speed: float = math.inf,
-    ts_of: Callable[[Record], float | None],
+    rate: float = math.inf,
     chunk: int = 1000,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
     progress: Callable[[int], object] = lambda count: None,
 ) -> ReplayReport:
-    """Append the messages of `source` to `log` in their order, with their keys and content types.
+    """Append the messages of `source` to `log` in their order, with their keys, content types and headers.
 
-    At `speed` 1.0 they come as their event times did, at 60 a minute takes a second, at infinity they come at once and
-    `ts_of` is not asked.  `ts_of` returns a message's event time, or None where it has none that is to be believed: one
-    far in the future would be waited for.  At most `chunk` messages are appended at once; `progress` is called with the
-    number of each append.  Whatever stops a replay, the log has got the first messages of `source` without a gap.
+    At `speed` 1.0 they come as their event times did, at 60 a minute takes a second, at infinity they come at once; and
+    never more than `rate` messages a second.  At most `chunk` messages are appended at once; `progress` is called with
+    the number of each append.  Whatever stops a replay, the log has got the first messages of `source` without a gap.
     """
-    if not speed > 0:
-        raise ConfigError(f"replay speed {speed}: expected a number above 0 (1 = as it happened, 60 = 60 times faster)")
     started = clock()
-    due_at = _pacing(started, speed, ts_of)
+    due_at = pace(speed, rate, ts_of, clock)
     waiting: list[Message] = []
-    events, end = 0, log.end(topic)
+    events = 0
 
     def append_waiting() -> None:
-        nonlocal events, end
+        nonlocal events
         if waiting:
-            end = log.append(topic, waiting)
+            log.append(topic, waiting)
             events += len(waiting)
             progress(len(waiting))
             waiting.clear()
@@ -76,25 +70,7 @@ def replay(
             _sleep_until(due, clock, sleep)
         waiting.append(Message(record.value, record.key, record.content_type, record.headers))
     append_waiting()
-    return ReplayReport(events, clock() - started, end)
-
-
-def _pacing(started: float, speed: float, ts_of: Callable[[Record], float | None]) -> Callable[[Record], float]:
-    """Return what tells when a record is due."""
-    if math.isinf(speed):
-        return lambda record: -math.inf
-    first: float | None = None
-    due = started
-
-    def due_at(record: Record) -> float:
-        nonlocal first, due
-        ts = ts_of(record)
-        if ts is not None and math.isfinite(ts):
-            first = ts if first is None else first
-            due = started + (ts - first) / speed
-        return due
-
-    return due_at
+    return ReplayReport(events, clock() - started)
 
 
 def _sleep_until(due: float, clock: Callable[[], float], sleep: Callable[[float], None]) -> None:
@@ -102,15 +78,30 @@ def _sleep_until(due: float, clock: Callable[[], float], sleep: Callable[[float]
         sleep(min(left, LONGEST_SLEEP_SECONDS))
 
 
-def packed(source: Iterable[Record], schema: Schema, size: int) -> Iterator[Record]:
+def packed(
+    source: Iterable[Record], schema: Schema, size: int, group_of: Callable[[Record], int] = lambda record: 0
+) -> Iterator[Record]:
     """Pack the events of `source`, `size` to a message; a run with a bad event among them goes as it is.
 
-    A bad event cannot be packed, and its own bytes belong into the dead letter.
+    Events that `group_of` tells apart, say by the partition that their keys lead to, are never packed together, and a
+    pack has the key of its first event.  A bad event cannot be packed, and its own bytes belong into the dead letter.
     """
-    decoder, records = Decoder(schema), iter(source)
-    while run := list(islice(records, size)):
-        events, bad = decoder.decode(run)
-        if bad:
-            yield from run
-        else:
-            yield run[0]._replace(value=encode_packed(schema, events), content_type=PACKED)
+    decoder = Decoder(schema)
+    runs: dict[int, list[Record]] = {}
+    for record in source:
+        run = runs.setdefault(group_of(record), [])
+        run.append(record)
+        if len(run) == size:
+            yield from _packed_run(run, decoder, schema)
+            run.clear()
+    for run in runs.values():
+        if run:
+            yield from _packed_run(run, decoder, schema)
+
+
+def _packed_run(run: list[Record], decoder: Decoder, schema: Schema) -> Iterator[Record]:
+    events, bad = decoder.decode(run)
+    if bad:
+        yield from run
+    else:
+        yield run[0]._replace(value=encode_packed(schema, events), content_type=PACKED, headers=())

@@ -12,10 +12,13 @@ import pytest
 from conftest import REPOSITORY
 from sklearn.metrics import roc_auc_score
 
+from pipeline.cli import main
 from pipeline.decoder import Decoder
 from pipeline.errors import ConfigError, DataError
 from pipeline.log import JSON, Record
+from pipeline.recorded import read_messages
 from pipeline.schema import load_schema
+from pipeline.sqlite_log import SqliteLog
 from producers.networks import network_events, network_summary, read_network
 from producers.reviews import read_reviews, review_events, review_order, review_summary
 from producers.synthetic import DAY, START_TS, SyntheticStream, synthetic_events
@@ -287,6 +290,22 @@ def stream():
 
 def of_type(events, name):
     return [event for event in events if event["type"] == name]
+
+
+def test_the_stream_is_put_on_a_log_with_keys_or_into_a_file(tmp_path, capsys):
+    synthetic = ["import", "synthetic", "--events", "50", "--seed", "7"]
+    assert main([*synthetic, "--to", f"sqlite:{tmp_path}/log.db", "--key", "user"]) == 0
+    assert main([*synthetic, "--out", str(tmp_path / "events.jsonl")]) == 0
+    lines = list(synthetic_events(seed=7, limit=50))
+    log = SqliteLog(tmp_path / "log.db")
+    found = log.read_batch("events", 0, 100, 0).records
+    log.close()
+    assert [record.value for record in found] == lines
+    assert all(record.key.startswith("u") for record in found)
+    assert [record.value for record in read_messages(tmp_path / "events.jsonl")] == lines
+    capsys.readouterr()
+    assert main([*synthetic, "--out", str(tmp_path / "events.jsonl"), "--key", "user"]) == 2
+    assert "--key and --rate say how events are put on a log" in capsys.readouterr().err
 
 
 def test_the_same_seed_gives_the_same_bytes_however_they_are_consumed():
