@@ -53,7 +53,9 @@ JAVA = (
 
 @dataclass(frozen=True)
 class Security:
-    """A second listener, SASL_SSL: which certificate it shows, and who may log in by PLAIN or SCRAM-SHA-256."""
+    """A second listener, SASL_SSL: which certificate it shows, and who may log in by PLAIN or SCRAM-SHA-256.
+
+    Any token is taken for OAUTHBEARER, as long as it has not expired."""
 
     certificate: Path  # PEM: a private key as PKCS #8, its certificate for 127.0.0.1, the chain
     users: Mapping[str, str]  # name -> password, of letters and digits
@@ -263,13 +265,19 @@ def _settings(broker: Broker, controller_port: int, security: Security | None) -
 
 def _secure_settings(security: Security) -> dict[str, object]:
     plain, scram = "listener.name.sasl_ssl.plain", "listener.name.sasl_ssl.scram-sha-256"
+    token = "listener.name.sasl_ssl.oauthbearer"
     modules = "org.apache.kafka.common.security"
     users = " ".join(f'user_{name}="{password}"' for name, password in security.users.items())
     return {
-        "sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-256",
+        "sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-256,OAUTHBEARER",
         f"{plain}.sasl.jaas.config": f"{modules}.plain.PlainLoginModule required {users};",
         # SCRAM's users are in the storage since it was formatted.
         f"{scram}.sasl.jaas.config": f"{modules}.scram.ScramLoginModule required;",
+        # Tokens that nobody signed: Kafka's own handler for development.
+        f"{token}.sasl.jaas.config": f"{modules}.oauthbearer.OAuthBearerLoginModule required;",
+        f"{token}.sasl.server.callback.handler.class": (
+            f"{modules}.oauthbearer.internals.unsecured.OAuthBearerUnsecuredValidatorCallbackHandler"
+        ),
         "ssl.keystore.type": "PEM",
         "ssl.keystore.location": security.certificate.resolve(),
     }
