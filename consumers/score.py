@@ -4,8 +4,9 @@ One micro-batch, and what a crash after each step repeats:
 
     1  read records at `position`                                     nothing is changed yet: read again
     2  decode; apply and score (in memory)                            gone with the process: read again
-    3  commit: scores, dead letters and the new position in one       done: never repeated
-       transaction of the log
+    3  commit: scores, dead letters and the new position in one       done: never repeated; not yet done: read again
+       transaction of the log, which may finish it beside 1 and 2 of
+       the next micro-batch
     4  now and then, write a snapshot of the state at `position`      an unfinished one is removed at the next start
 
 Recovery takes the newest sound snapshot, replays the events from its position to the committed one without publishing,
@@ -16,11 +17,13 @@ twice, and all equal those of a run that never died.
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.batcher import MicroBatcher
 from pipeline.config import Config
@@ -28,7 +31,7 @@ from pipeline.decoder import Decoder, media_type
 from pipeline.errors import LogError, SnapshotError, UnsoundSnapshot
 from pipeline.events import BadEvent, EventBatch, bad_event
 from pipeline.graph_state import EXPIRED
-from pipeline.log import PACKED, Log, Move, Read, Record, clip, read_before
+from pipeline.log import PACKED, Log, Move, Read, Record, Underway, clip, read_before
 from pipeline.messages import ScoreWriter, dead_letters
 from pipeline.model import Model
 from pipeline.packed_codec import encode_packed
@@ -38,6 +41,14 @@ from pipeline.snapshot_store import SnapshotStore
 from pipeline.stats import OUTCOMES, ServiceStats
 
 POLL_SECONDS = 0.1  # the longest that a stop goes unnoticed
+
+
+class _Commit(NamedTuple):
+    """What is counted once a commit is durable."""
+
+    underway: Underway | None
+    began: float  # monotonic seconds
+    read_at: npt.NDArray[np.float64]  # likewise, of each score's message
 
 
 @dataclass
@@ -58,6 +69,7 @@ class ScoreConsumer:
     beat: float = field(default=0.0, init=False)  # monotonic seconds when the loop last came round
     read_to: int = field(default=0, init=False)  # the next to read; what lies between waits in the batcher
     _committed: int = field(default=0, init=False)  # where the group stood at the start
+    _commits: deque[_Commit] = field(default_factory=deque, init=False)  # not known to be durable, in order
     _snapshot_position: int = field(default=-1, init=False)
     _snapshot_due: float = field(default=0.0, init=False)
 
@@ -147,11 +159,14 @@ class ScoreConsumer:
             self.read_to, self.stats.log_end = read.position, read.end
             self._batcher.add_all([(record, now) for record in read.records], now)
             self._serve(self._batcher.take_if_due(now))
+            self._count_commits()
             self._snapshot_if_due()
 
     def finish(self) -> None:
         """Score and commit what was read, and write a snapshot: the next one goes on there."""
         self._serve(self._batcher.take_all())
+        self.log.flush()
+        self._count_commits()
         self.snapshot()
 
     def _serve(self, batch: Sequence[tuple[Record, float]]) -> None:
@@ -167,23 +182,23 @@ class ScoreConsumer:
             [*bad, *expired(self.model.schema, events, scored, records)],
             key=lambda event: (event.position, event.index),
         )
-        times.append(self.monotonic())
-        spam = self._commit(events, scored, bad)
-        times.append(self.monotonic())
+        began = self.monotonic()
+        underway, spam = self._commit(events, scored, bad)
         self._count(batch, events, scored, bad, spam)
-        decode, _, commit = (later - earlier for earlier, later in pairwise(times))
-        self._time(decode, scored, commit)
-        self._count_latency(batch, events, scored, times[-1])
+        self._time(times[1] - times[0], scored)
+        self._commits.append(_Commit(underway, began, self._read_at(batch, events, scored)))
+        if underway is None:
+            self._count_commit(self.monotonic())
 
-    def _commit(self, events: EventBatch, scored: Scored, bad: list[BadEvent]) -> int:
+    def _commit(self, events: EventBatch, scored: Scored, bad: list[BadEvent]) -> tuple[Underway | None, int]:
         topics = self.config.topics
         messages, spam = self._writer.write(events, scored, self.clock())
         outputs = {topics.scores: messages, topics.dead_letters: list(dead_letters(bad))}
         written = {topic: said for topic, said in outputs.items() if said}
         move = Move(self.position, self.read_to)  # a batch holds all that was read
-        self.log.commit(self.config.score.group, {self._topic: move}, written)
+        underway = self.log.commit(self.config.score.group, {self._topic: move}, written)
         self.position = self.read_to
-        return spam
+        return underway, spam
 
     # -- snapshots --
 
@@ -246,21 +261,32 @@ class ScoreConsumer:
         stats.rows_bytes = parts["rows"] + parts["links"] + parts["inputs"]
         stats.lists_bytes, stats.hidden_bytes, stats.ids_bytes = parts["lists"], parts["hidden"], parts["names"]
 
-    def _time(self, decode: float, scored: Scored, commit: float) -> None:
+    def _time(self, decode: float, scored: Scored) -> None:
         stages = self.stats.stage_seconds
         stages["decode"].observe_one(decode)
-        stages["commit"].observe_one(commit)
         for stage in ("A", "B", "C", "D"):
             stages[stage].observe_one(scored.stage_seconds[stage])
 
-    def _count_latency(
-        self, batch: Sequence[tuple[Record, float]], events: EventBatch, scored: Scored, committed_at: float
-    ) -> None:
-        """From the read of an event's message to the commit of its score."""
-        read_at = np.array([when for _, when in batch])
+    def _read_at(
+        self, batch: Sequence[tuple[Record, float]], events: EventBatch, scored: Scored
+    ) -> npt.NDArray[np.float64]:
+        """Return when the message of each score was read."""
         positions = np.array([record.position for record, _ in batch])
-        message = np.searchsorted(positions, events.position[scored.event])
-        self.stats.score_latency.observe(committed_at - read_at[message])
+        return np.array([when for _, when in batch])[np.searchsorted(positions, events.position[scored.event])]
+
+    def _count_commits(self) -> None:
+        """Count those that the log has finished meanwhile."""
+        while self._commits:
+            underway = self._commits[0].underway
+            if underway is None or underway.committed_at is None:
+                return
+            self._count_commit(underway.committed_at)
+
+    def _count_commit(self, committed_at: float) -> None:
+        """Count the oldest commit: how long it took, and how old its scores were then."""
+        commit = self._commits.popleft()
+        self.stats.stage_seconds["commit"].observe_one(committed_at - commit.began)
+        self.stats.score_latency.observe(committed_at - commit.read_at)
 
 
 def expired(schema: Schema, events: EventBatch, scored: Scored, records: Sequence[Record]) -> Iterable[BadEvent]:

@@ -71,6 +71,12 @@ class Move(NamedTuple):
     position: int
 
 
+class Underway:
+    """A commit that its log finishes beside the caller."""
+
+    committed_at: float | None = None  # time.perf_counter() when it was durable
+
+
 class Sending(NamedTuple):
     """What a log's commits are doing."""
 
@@ -93,9 +99,13 @@ class Log(Protocol):
     def wait(self, positions: Mapping[str, int], timeout_seconds: float) -> None:
         """Return as soon as one of the topics has a record at or after its position, or on timeout."""
 
-    def commit(self, group: str, moves: Mapping[str, Move], outputs: Mapping[str, Sequence[Message]]) -> None:
+    def commit(
+        self, group: str, moves: Mapping[str, Move], outputs: Mapping[str, Sequence[Message]]
+    ) -> Underway | None:
         """Append all outputs and move the group in all topics of `moves`, in one transaction.
 
+        Returns None once that is durable, or earlier what tells when: then the next call, of `commit` or `flush`,
+        raises what this one failed of.
         If the group is not where a move starts, another consumer has moved it: FencedError, and nothing is written.
         """
 
@@ -107,7 +117,7 @@ class Log(Protocol):
         """Return the group's progress in `topic`; where it would begin, if it never committed."""
 
     def flush(self) -> None:
-        """Wait until all that was committed is durable; nothing to wait for where `commit` does."""
+        """Wait until all that was committed is durable."""
 
     def begin(self, topic: str) -> int:
         """Return the first position that the topic still has."""

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import inf
 
 from pipeline.errors import ConfigError, LogError
-from pipeline.log import Log, Message, Move, Progress, Read, Record, Sending, check_moves
+from pipeline.log import Log, Message, Move, Progress, Read, Record, Sending, Underway, check_moves
 from pipeline.merge_feeds import Feed, merge
 from pipeline.merge_journal import BEGIN_ANEW, Entry, Journal, Step, encode_entry
 
@@ -91,7 +91,9 @@ class MergedLog(Log):
             base_positions |= news
         self._base.wait(base_positions, timeout_seconds)
 
-    def commit(self, group: str, moves: Mapping[str, Move], outputs: Mapping[str, Sequence[Message]]) -> None:
+    def commit(
+        self, group: str, moves: Mapping[str, Move], outputs: Mapping[str, Sequence[Message]]
+    ) -> Underway | None:
         """Commit to the base, with the order of the records that are moved past."""
         if self.topic not in moves:
             return self._base.commit(group, moves, outputs)
@@ -108,9 +110,9 @@ class MergedLog(Log):
         # The topics that did not move too: the base then fences whoever would merge them elsewhere.
         base_moves |= dict(zip(self._topics, map(Move, merged.offsets, rest.offsets), strict=True))
         entry = {self._journal_topic: [Message(encode_entry(merged))]} if merged.steps else {}
-        self._base.commit(group, base_moves, {**outputs, **entry})
+        underway = self._base.commit(group, base_moves, {**outputs, **entry})
         self._tail = rest
-        return None
+        return underway
 
     def take_over(self, group: str, topics: Sequence[str]) -> None:
         self._base.take_over(group, self._topics if list(topics) == [self.topic] else topics)

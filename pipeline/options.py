@@ -237,11 +237,14 @@ def _add_trying(command: Command) -> None:
     demo = command("demo", "train, prune and serve a synthetic stream", "graphsieve demo --out demo")
     demo.add_argument("--out", type=Path, default=Path("demo"), metavar="FOLDER", help="(default demo)")
     demo.add_argument("--seed", type=int, default=0)
-    about = "measure: embedded (log to scores) or soak (a long stream)"
+    about = "measure: embedded (log to scores), soak (a long stream), or kafka (next to a broker)"
     bench = command("bench", about, "graphsieve bench embedded")
-    bench.add_argument("which", choices=("embedded", "soak"))
+    bench.add_argument("which", choices=("embedded", "soak", "kafka"))
     bench.add_argument("--events", type=_positive, help="how many events (default: the bench's own)")
     bench.add_argument("--repeats", type=_positive, default=3)
+    bench.add_argument("--log", metavar="kafka://HOST:PORT", help="kafka: on these brokers (default: one of its own)")
+    bench.add_argument("--soak", action="store_true", help="kafka: steady load at half the maximum, lag and memory")
+    bench.add_argument("--minutes", type=_positive, default=30, help="kafka --soak: for so long (default 30)")
 
 
 def _add_sending(command: argparse.ArgumentParser) -> None:

@@ -7,6 +7,7 @@ Passwords and tokens are in the clients' settings only: no message of ours holds
 """
 
 import contextlib
+import gc
 import logging
 import socket
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from kafka.net.sasl.oauth import AbstractTokenProvider
 from pipeline.config import Kafka
 from pipeline.errors import ConfigError, LogError
 from pipeline.kafka_log.receiving import record_of
+from pipeline.kafka_log.sockets import DIRECT
 from pipeline.log import Record
 
 BOOTSTRAP_MS = 15_000  # for the first answer of any broker
@@ -105,6 +107,7 @@ class Cluster:
             try:
                 yield
             except kafka_errors.KafkaTimeoutError as error:
+                gc.collect()  # a client that cannot start leaves files open, and whoever waits for a broker tries often
                 failure = LogError(f"kafka {self.servers}: {self._why_no_answer()}")
                 failure.retriable = True
                 raise failure from error
@@ -141,7 +144,7 @@ def _listens(server: str) -> bool:
 def _connection_options(servers: str, settings: Kafka) -> dict[str, Any]:
     options: dict[str, Any] = {"bootstrap_servers": servers.split(","), "client_id": "graphsieve"}
     options |= {"security_protocol": settings.security.upper(), "bootstrap_timeout_ms": BOOTSTRAP_MS}
-    options |= {"reconnect_backoff_max_ms": 1000}
+    options |= {"reconnect_backoff_max_ms": 1000, "proxy_url": DIRECT}
     files = {"ssl_cafile": "ca_file", "ssl_certfile": "certificate_file", "ssl_keyfile": "key_file"}
     for option, knob in files.items():
         if path := getattr(settings, knob):

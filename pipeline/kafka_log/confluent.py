@@ -24,7 +24,7 @@ from pipeline.log import Record
 FETCH_WAIT_MS = 200
 FETCH_BYTES = 4 * 2**20
 QUEUED_KILOBYTES = 32 * 2**10  # what librdkafka may fetch ahead of us
-POLL_RECORDS = 5000
+MOST_RECORDS = 5000  # at once
 ANY_PARTITION = -1  # the key decides
 OPEN_SECONDS = 30.0  # for what opens and closes a transaction, unless the broker has stalled
 
@@ -110,7 +110,7 @@ class ConfluentConsumer:
         _, high = self._consumer.get_watermark_offsets(_place(place), cached=True)
         return int(high) if high >= 0 else None
 
-    def poll(self, timeout_ms: int) -> dict[TopicPartition, list[Any]]:
+    def poll(self, timeout_ms: int, max_records: int) -> dict[TopicPartition, list[Any]]:
         """Wait for a message, then return it and what has been fetched besides."""
         if self._moved:
             self._consumer.assign([_place(place, position) for place, position in self._next.items()])
@@ -119,7 +119,7 @@ class ConfluentConsumer:
         if first is None:
             return {}
         polled: dict[TopicPartition, list[Any]] = {}
-        for message in [first, *self._consumer.consume(POLL_RECORDS - 1, 0)]:
+        for message in [first, *self._consumer.consume(min(max_records, MOST_RECORDS) - 1, 0)]:
             place = TopicPartition(message.topic(), message.partition())
             if (error := message.error()) is not None:
                 self._take_error(place, message, error)

@@ -19,9 +19,9 @@ from kafka import errors as kafka_errors
 
 from pipeline.errors import FencedError, LogError
 from pipeline.kafka_log.client import Cluster, explain
-from pipeline.kafka_log.sending import send_all
+from pipeline.kafka_log.sending import give_up, send_all
 from pipeline.kafka_log.writer import FATAL, RETRY_SECONDS, TransactionalWriter
-from pipeline.log import Message, Move, check_moves
+from pipeline.log import Message, Move, Underway, check_moves
 
 POSITION_SECONDS = 1.0
 WAIT_SECONDS = 0.001  # between two looks at what is in flight
@@ -34,6 +34,7 @@ class _Sent(NamedTuple):
     outputs: Mapping[str, Sequence[Message]]
     futures: list[Any]
     at: float  # monotonic seconds
+    underway: Underway
 
 
 class EarlyWriter:
@@ -71,16 +72,18 @@ class EarlyWriter:
         """Fence whoever committed the positions of the shard before; its scores may still come for a while."""
         self._transactional.take_over()
 
-    def commit(self, moves: Mapping[str, Move], outputs: Mapping[str, Sequence[Message]]) -> None:
+    def commit(self, moves: Mapping[str, Move], outputs: Mapping[str, Sequence[Message]]) -> Underway:
         """Send the outputs; wait only while more than `max_in_flight` messages are on their way."""
         if self._committer is None:
             self._start(moves)
         if self._failure is not None:
             raise self._failure
         check_moves(self._group, moves, self._position)
-        self._send(moves, outputs)
+        underway = Underway()
+        self._send(moves, outputs, underway)
         self._position |= {topic: move.position for topic, move in moves.items()}
         self._wait_until(self._cluster.settings.max_in_flight)
+        return underway
 
     def flush(self) -> None:
         """Wait until all is acknowledged and the position committed."""
@@ -102,18 +105,19 @@ class EarlyWriter:
     def _start(self, moves: Mapping[str, Move]) -> None:
         """Take the shard over before the first message goes out: fence whoever had it."""
         self._transactional.commit({topic: Move(move.start, move.start) for topic, move in moves.items()}, {})
+        self._transactional.flush()
         self._position = {topic: move.start for topic, move in moves.items()}
         self._acknowledged, self._committed = dict(self._position), dict(self._position)
         self._committer = threading.Thread(target=self._commit_positions, name="positions", daemon=True)
         self._committer.start()
 
-    def _send(self, moves: Mapping[str, Move], outputs: Mapping[str, Sequence[Message]]) -> None:
+    def _send(self, moves: Mapping[str, Move], outputs: Mapping[str, Sequence[Message]], underway: Underway) -> None:
         if self._producer is None:
             self._producer = self._cluster.sender(linger_ms=0)
         futures: list[Any] = []
         for topic, messages in outputs.items():
             futures += send_all(self._producer, topic, messages, self._partition)
-        self._sent.append(_Sent(moves, outputs, futures, time.monotonic()))
+        self._sent.append(_Sent(moves, outputs, futures, time.monotonic(), underway))
         self.in_flight += len(futures)
 
     def _wait_until(self, in_flight: int) -> None:
@@ -129,6 +133,7 @@ class EarlyWriter:
             if failed is not None:
                 return self._send_again(failed.exception)
             sent = self._sent.popleft()
+            sent.underway.committed_at = time.perf_counter()
             self.in_flight -= len(sent.futures)
             self._acknowledged = {topic: move.position for topic, move in sent.moves.items()}
         if self._sent and time.monotonic() > self._sent[0].at + self._cluster.settings.stall_seconds:
@@ -149,7 +154,7 @@ class EarlyWriter:
                 self._producer = self._cluster.sender(linger_ms=0)
         waiting, self._sent, self.in_flight = self._sent, deque(), 0
         for sent in waiting:
-            self._send(sent.moves, sent.outputs)
+            self._send(sent.moves, sent.outputs, sent.underway)
 
     def _commit_positions(self) -> None:
         while not self._closing.wait(POSITION_SECONDS):
@@ -163,6 +168,7 @@ class EarlyWriter:
                 return
             try:
                 self._transactional.commit(moves, {})
+                self._transactional.flush()
             except LogError as error:
                 self._failure = error
                 return
@@ -170,6 +176,5 @@ class EarlyWriter:
 
     def _drop(self) -> None:
         if self._producer is not None:
-            with contextlib.suppress(kafka_errors.KafkaError):
-                self._producer.close(timeout=0)
+            give_up(self._producer)
             self._producer = None

@@ -14,9 +14,9 @@ from pipeline.kafka_log.client import Cluster, one_line
 from pipeline.kafka_log.early_writer import EarlyWriter
 from pipeline.kafka_log.positions import Positions
 from pipeline.kafka_log.reader import Reader
-from pipeline.kafka_log.sending import LINGER_MS, send_all
+from pipeline.kafka_log.sending import LINGER_MS, give_up, send_all
 from pipeline.kafka_log.writer import TransactionalWriter
-from pipeline.log import Log, Message, Move, Progress, Read, Sending
+from pipeline.log import Log, Message, Move, Progress, Read, Sending, Underway
 
 APPEND_SECONDS = 120.0  # for the broker to acknowledge what was appended
 
@@ -65,14 +65,16 @@ class KafkaLog(Log):
     def wait(self, positions: Mapping[str, int], timeout_seconds: float) -> None:
         self._reader.wait(positions, timeout_seconds)
 
-    def commit(self, group: str, moves: Mapping[str, Move], outputs: Mapping[str, Sequence[Message]]) -> None:
+    def commit(
+        self, group: str, moves: Mapping[str, Move], outputs: Mapping[str, Sequence[Message]]
+    ) -> Underway | None:
         """Append and move in one transaction; with at-least-once delivery, see `early_writer`.
 
         Waits for a broker that is away, however long.
         """
         for topic in (*moves, *outputs):
             self._reader.check_topic(topic)
-        self._writer(group, moves).commit(moves, outputs)
+        return self._writer(group, moves).commit(moves, outputs)
 
     def take_over(self, group: str, topics: Sequence[str]) -> None:
         """Fence whoever committed for the group, and end the transaction that it may have left open.
@@ -82,6 +84,7 @@ class KafkaLog(Log):
         self._writer(group, topics).take_over()
 
     def committed(self, group: str, topic: str) -> Progress:
+        self.flush()
         partition = self._reader.partition_of(topic)
         if self._positions is None:
             self._positions = Positions(self._cluster)
@@ -106,7 +109,7 @@ class KafkaLog(Log):
             writer.close()
         self._writers.clear()
         if self._appender is not None:
-            self._appender.close(timeout=1)
+            give_up(self._appender)
             self._appender = None
         if self._positions is not None:
             self._positions.close()

@@ -4,10 +4,12 @@ The note is JSON in the offset's metadata: where the group began, for a topic wh
 after 0; and which attempt wrote it, so that a writer that got no answer can tell whether its own had succeeded.
 """
 
+import contextlib
 from typing import Any
 
 import msgspec
 from kafka import TopicPartition
+from kafka import errors as kafka_errors
 from kafka.structs import OffsetAndMetadata
 
 from pipeline.errors import LogError
@@ -38,9 +40,30 @@ class Positions:
         place = TopicPartition(topic, partition)
         if group not in self._consumers:
             self._consumers[group] = self._cluster.consumer(group_id=group)
-        with one_line(f"{self._cluster.servers}, group {group}"):
-            found = self._consumers[group].committed(place, metadata=True, timeout_ms=ANSWER_MS)
+        try:
+            with one_line(f"{self._cluster.servers}, group {group}"):
+                found = self._consumers[group].committed(place, metadata=True, timeout_ms=ANSWER_MS)
+        except LogError as error:
+            self.close()  # a client that once got no answer may wait for that one for ever
+            if (reason := self._open_transaction(group, place)) is not None:
+                raise reason from error
+            raise
         return None if found is None else Committed(found.offset, _note(found.metadata, group, topic))
+
+    def _open_transaction(self, group: str, place: TopicPartition) -> LogError | None:
+        """Tell of the transaction that keeps a position from being read, if it is that."""
+        with contextlib.suppress(LogError, kafka_errors.KafkaError):
+            consumer = self._cluster.consumer(group_id=group, isolation_level="read_uncommitted")
+            with contextlib.closing(consumer):
+                consumer.committed(place, timeout_ms=ANSWER_MS)
+            failure = LogError(
+                f"kafka {self._cluster.servers}: a transaction that moves group {group!r} in partition "
+                f"{place.partition} of {place.topic!r} has been open for {ANSWER_MS // 1000} s; if no consumer is at "
+                "work, the broker has lost its end: see kafka-transactions.sh find-hanging, and its abort"
+            )
+            failure.retriable = True
+            return failure
+        return None
 
     def close(self) -> None:
         for consumer in self._consumers.values():

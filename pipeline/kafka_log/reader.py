@@ -18,9 +18,10 @@ from pipeline.errors import LogError
 from pipeline.kafka_log.client import Cluster, one_line
 from pipeline.log import Read, Record
 
-# A poll gives whatever a fetch held, which FETCH_BYTES bounds. kafka-python (3.0.12) loses sight of a partition that is
-# paused while a part of its fetch has been handed out, so a fetch must never be cut.
-POLL_RECORDS = 10**9
+POLL_RECORDS = 1000  # at once from the client, of one topic
+# Of several, whatever a fetch held, which FETCH_BYTES bounds: kafka-python (3.0.12) loses sight of a partition that is
+# paused while a part of its fetch has been handed out.
+ALL_RECORDS = 10**9
 POLL_SECONDS = 0.05  # a poll that skips nothing but marks gives nothing, and would not end before its time
 
 
@@ -30,7 +31,7 @@ class Reader:
     def __init__(self, cluster: Cluster, partition: int | None) -> None:
         self._servers = cluster.servers
         self._partition = partition
-        self._control = cluster.consumer(max_poll_records=POLL_RECORDS)  # tells of topics, ends, beginnings
+        self._control = cluster.consumer()  # tells of topics, ends, beginnings
         self._consumer, self._record_of = cluster.fetcher(self._control)
         self._places: dict[str, TopicPartition] = {}
         self._checked: set[str] = set()
@@ -136,7 +137,8 @@ class Reader:
         full = [place for place, buffered in self._buffered.items() if buffered]
         self._consumer.pause(*full)
         try:
-            polled = self._consumer.poll(timeout_ms=round(timeout_seconds * 1000))
+            most = POLL_RECORDS if len(self._next) == 1 else ALL_RECORDS
+            polled = self._consumer.poll(round(timeout_seconds * 1000), most)
         except kafka_errors.OffsetOutOfRangeError as error:
             self._refuse_positions(error)
         except kafka_errors.RetriableError:  # the broker is away, and what it has comes when it is back

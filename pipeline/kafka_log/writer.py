@@ -13,8 +13,10 @@ then tells whether the transaction had been committed after all; if not, the sam
 
 import contextlib
 import threading
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from kafka import TopicPartition
@@ -22,9 +24,10 @@ from kafka import errors as kafka_errors
 
 from pipeline.errors import FencedError, LogError
 from pipeline.kafka_log.client import Cluster, explain
+from pipeline.kafka_log.finisher import Finisher
 from pipeline.kafka_log.positions import Note, Positions, offset
-from pipeline.kafka_log.sending import LINGER_MS, send_all
-from pipeline.log import Message, Move, check_moves
+from pipeline.kafka_log.sending import LINGER_MS, give_up, send_all
+from pipeline.log import Message, Move, Underway, check_moves
 
 RETRY_SECONDS = 0.5
 
@@ -63,35 +66,67 @@ class TransactionalWriter:
         self._committed: dict[str, int] = {}  # as of the producer's init, and of its commits since
         self._starts: dict[str, int] = {}
         self._name, self._attempts = uuid.uuid4().hex[:12], 0
+        self._finisher = Finisher()
 
     def take_over(self) -> None:
         """Fence all earlier producers of the shard, and end what they had begun; waits for a broker that is away."""
+        self.flush()
         self._insist(self._begin)
 
-    def commit(self, moves: Mapping[str, Move], outputs: Mapping[str, Sequence[Message]]) -> None:
+    def commit(self, moves: Mapping[str, Move], outputs: Mapping[str, Sequence[Message]]) -> Underway:
         """Write all or nothing; FencedError if another consumer has moved the group.
 
-        Waits for a broker that is away, however long: nothing is lost, and what comes behind waits in the log.
+        Returns once the messages are handed to the client: the rest, which is waiting for the broker, goes on beside
+        the caller. One commit is under way at a time; what fails is raised by the next call. Waits for a broker that
+        is away, however long: nothing is lost, and what comes behind waits in the log.
         """
+        self.flush()
         self._attempts += 1
         attempt = f"{self._name}-{self._attempts}"
+        sent = self._sent_early(moves, outputs)
+        underway = Underway()
 
-        def once() -> None:
-            self._begin()
-            if not self._committed and self._read_positions(moves) == attempt:
-                return  # the attempt that got no answer had succeeded
-            check_moves(self._group, moves, self._committed)
-            self._transact(moves, outputs, attempt)
+        def finish() -> None:
+            self._insist(partial(self._once, moves, outputs, attempt, sent))
+            self._committed |= {topic: move.position for topic, move in moves.items()}
+            self.in_flight = 0
+            underway.committed_at = time.perf_counter()
 
-        self._insist(once)
-        self._committed |= {topic: move.position for topic, move in moves.items()}
+        self._finisher.start(finish)
+        return underway
 
     def flush(self) -> None:
-        """Nothing: a commit that has returned is durable."""
+        """Wait for the commit under way, and raise what it failed of."""
+        self._finisher.wait()
 
     def close(self) -> None:
+        if not self._lost.is_set():  # else it may wait for ever, and nobody needs it
+            with contextlib.suppress(LogError):
+                self.flush()
+        self._finisher.stop()
         self._drop()
         self._positions.close()
+
+    def _sent_early(self, moves: Mapping[str, Move], outputs: Mapping[str, Sequence[Message]]) -> list[list[Any]]:
+        """Begin the transaction and hand the messages over where all is well; what is not is done in order later."""
+        if self._producer is None or not self._committed:
+            return []
+        check_moves(self._group, moves, self._committed)
+        try:
+            return [self._send(outputs)]
+        except kafka_errors.KafkaError:
+            self._drop()
+            return []
+
+    def _once(
+        self, moves: Mapping[str, Move], outputs: Mapping[str, Sequence[Message]], attempt: str, sent: list[list[Any]]
+    ) -> None:
+        """Try to commit; `sent` holds the futures of what an earlier step has handed over, at most once."""
+        self._begin()
+        if not self._committed and self._read_positions(moves) == attempt:
+            return  # the attempt that got no answer had succeeded
+        check_moves(self._group, moves, self._committed)
+        self._settle(moves, attempt, sent.pop() if sent else self._send(outputs))
 
     def _insist(self, once: Callable[[], None]) -> None:
         """Do it, with a new producer after each failure that time mends."""
@@ -103,7 +138,7 @@ class TransactionalWriter:
                 self._drop()
                 raise LogError(f"kafka {self._cluster.servers}: {explain(error)}") from error
             except kafka_errors.KafkaError as error:
-                self._replace(error, explain(error))
+                self._replace(error, f"kafka {self._cluster.servers}: {explain(error)}")
             except LogError as error:
                 if isinstance(error, FencedError) or not error.retriable:
                     raise
@@ -117,7 +152,7 @@ class TransactionalWriter:
         try:
             producer.init_transactions()
         except BaseException:
-            _close(producer)
+            give_up(producer)
             raise
         self._producer, self._committed = producer, {}
 
@@ -132,40 +167,37 @@ class TransactionalWriter:
         self._committed = committed
         return attempts[0]
 
-    def _transact(self, moves: Mapping[str, Move], outputs: Mapping[str, Sequence[Message]], attempt: str) -> None:
-        producer = self._producer
-        producer.begin_transaction()
+    def _send(self, outputs: Mapping[str, Sequence[Message]]) -> list[Any]:
+        """Begin a transaction and hand its messages to the client; return their futures."""
+        self._producer.begin_transaction()
         futures: list[Any] = []
         for topic, messages in outputs.items():
-            futures += send_all(producer, topic, messages, self._partition)
+            futures += send_all(self._producer, topic, messages, self._partition)
         self.in_flight = len(futures)
-        if futures:
-            producer.flush(self._stall_seconds)
-        for future in futures:
-            if future.failed():
-                raise future.exception
+        return futures
+
+    def _settle(self, moves: Mapping[str, Move], attempt: str, futures: list[Any]) -> None:
+        """Add the positions, see that all messages are there, and commit."""
         offsets = {
             TopicPartition(topic, self._partition): offset(move.position, Note(self._starts[topic], attempt))
             for topic, move in moves.items()
         }
-        producer.send_offsets_to_transaction(offsets, self._group)
-        producer.commit_transaction()
-        self.in_flight = 0
+        self._producer.send_offsets_to_transaction(offsets, self._group)  # while the messages are on their way
+        if futures:
+            self._producer.flush(self._stall_seconds)
+        for future in futures:
+            if future.failed():
+                raise future.exception
+        self._producer.commit_transaction()
 
     def _replace(self, error: Exception, why: str) -> None:
         self._drop()
         if self._lost.wait(RETRY_SECONDS):
             raise FencedError(f"partition {self._partition} of group {self._group!r} is another consumer's") from error
-        self._say(f"kafka {self._cluster.servers}: {why}; trying again with a new producer")
+        self._say(f"{why}; trying again with a new producer")
         self.replaced += 1
 
     def _drop(self) -> None:
         if self._producer is not None:
-            _close(self._producer)
+            give_up(self._producer)
             self._producer = None
-
-
-def _close(producer: Any) -> None:
-    """Give a producer up, with what it has not sent; its transaction ends when the next one begins."""
-    with contextlib.suppress(kafka_errors.KafkaError):
-        producer.close(timeout=0)
