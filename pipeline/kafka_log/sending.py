@@ -15,15 +15,15 @@ LINGER_MS = 5  # messages of one commit travel together; a flush does not wait f
 
 def send_all(producer: Any, topic: str, messages: Sequence[Message], partition: int | None) -> Iterator[Any]:
     """Hand messages to the client, in order; yield a future for each. Without a partition the key decides."""
-    send = producer.send
+    quick = partition is not None and isinstance(producer, KafkaProducer)
+    send, others = producer.send, partial(_send_another, producer) if quick else producer.send
     for value, key, content_type, headers in messages:
         name = None if key is None else key.encode(errors="surrogateescape")
         body = None if content_type == TOMBSTONE else value
         if body is None and name is None:
             raise LogError(f"a message without key and value cannot go to topic {topic!r}; leave it out")
         yield send(topic, body, name, _headers(content_type, headers), partition)
-        if partition is not None and isinstance(producer, KafkaProducer):
-            send = partial(_send_another, producer)
+        send = others
 
 
 def _send_another(

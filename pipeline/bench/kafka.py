@@ -1,0 +1,200 @@
+"""`graphsieve bench kafka`: what the scorer reaches next to a real broker, and how soon a score can be read.
+
+In one run, on one broker of the bench's own (or the one that --log names), in turn and repeated:
+
+    pruned 4x           ours: the real consumer, single JSON messages, exactly once
+    unpruned            the same engine, all channels
+    at least once       ours, positions committed behind the acknowledged scores
+    confluent           ours with kafka.client = "confluent", where that is installed
+    bare loop           kafka-python alone: polls, produces as many messages of the same size in transactions of as many
+    packed              ours, 512 events a message, the scores of a micro-batch in one; exactly once
+    packed, ...         its twins, and its ceilings: the same bare loop, and scoring without any log
+
+Then the latency from producing an event to the moment at which a reader of committed messages has its score, as
+`kafka_latency` measures it, in processes of their own. `--soak` measures nothing of that: see `kafka_soak`.
+
+The events are the Chicago reviews where the data is there, else a synthetic stream. Figures are medians over the
+repeats, with their range; ratios count, absolute times depend on the machine and on what else it does.
+"""
+
+import argparse
+import gc
+import importlib.util
+import os
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import msgspec
+
+from consumers.service import calm_collector
+from pipeline.bench import embedded, kafka_latency, kafka_soak
+from pipeline.bench.kafka_serve import PARTS, Contender, Place, bare, score_only, serve
+from pipeline.broker import Broker
+from pipeline.config import Config, load_config
+from pipeline.kafka_log.client import Cluster
+from pipeline.kafka_log.log import KafkaLog
+from pipeline.kafka_log.topics import create_topic, partition_counts
+from pipeline.log import JSON, Message, Record
+from pipeline.log_url import split_kafka_url
+from pipeline.model import Model
+from pipeline.prune import PruneOptions, prune
+from pipeline.schema import Schema
+from pipeline.train import TrainOptions, train
+from producers.replay import packed
+
+PACK = 512  # events a message
+PACKED_BATCH = 32  # messages
+APPEND = 2000  # messages at once
+
+OURS, PACKED = "pruned 4x", "packed"
+Figures = dict[str, dict[str, Any]]
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Measure; print a table; return the report."""
+    if args.soak:
+        with _cluster(args) as (servers, config):
+            return kafka_soak.run(servers, config, args.config, args.minutes)
+    name, schema, lines = embedded._events(args.events)
+    records = [Record(i, line, None, JSON, float("nan")) for i, line in enumerate(lines)]
+    whole, _ = train(schema, records, TrainOptions())
+    small, _ = prune(whole, records, PruneOptions(budget=4))
+    about = {"data": name, "events": len(lines), "repeats": args.repeats, "cpus": os.cpu_count()}
+    load = os.getloadavg()[0]
+    with _cluster(args) as (servers, config), _calm():
+        figures = _throughput(servers, config, schema, lines, (small, whole), args.repeats)
+        print("\n".join(_table(figures)), flush=True)
+        latency = kafka_latency.run(servers, config, args.config, small, lines, args.repeats)
+        print("\n".join(kafka_latency.table(latency)), flush=True)
+    ratio, breakdown = _ratios(figures), {form: figures[form]["us_per_event"] for form in (OURS, PACKED)}
+    return {
+        **about, "load_before": load, "load_after": os.getloadavg()[0],
+        "ours": figures.pop(OURS), "peers": figures, "ratio": ratio,
+        "breakdown_us_per_event": breakdown, "latency": latency,
+    }  # fmt: skip
+
+
+@contextmanager
+def _calm() -> Iterator[None]:
+    """Collect garbage as the deployed scorer does, for all contenders, the bare loops too."""
+    usual = gc.get_threshold()
+    calm_collector()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*usual)
+
+
+@contextmanager
+def _cluster(args: argparse.Namespace) -> Iterator[tuple[str, Config]]:
+    """The brokers to measure on, ours unless one is named, and a configuration whose topics are the bench's own."""
+    config = load_config(args.config)
+    with ExitStack() as stack:
+        own = f"graphsieve-bench-{uuid.uuid4().hex[:8]}"
+        if args.log:
+            servers, _ = split_kafka_url(args.log)
+            stack.callback(_remove_topics, Cluster(servers, config.kafka), own)
+        else:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="graphsieve-bench-"))
+            servers = stack.enter_context(Broker.start(Path(folder), say=print)).address
+        topics = msgspec.structs.replace(
+            config.topics, events=f"{own}-events", scores=f"{own}-scores", dead_letters=f"{own}-dead-letters"
+        )
+        yield servers, msgspec.structs.replace(config, topics=topics)
+
+
+def _remove_topics(cluster: Cluster, prefix: str) -> None:
+    """Leave nothing on a broker that is not ours."""
+    admin = cluster.admin()
+    admin.delete_topics([topic for topic in partition_counts(cluster) if topic.startswith(prefix)])
+    admin.close()
+
+
+# ---- throughput ----
+
+
+def _throughput(
+    servers: str, config: Config, schema: Schema, lines: list[bytes], models: tuple[Model, Model], repeats: int
+) -> Figures:
+    place = _place(servers, config, schema, lines)
+    contenders = _contenders(place, *models)
+    runs: dict[str, list[dict[str, Any]]] = {who: [] for who in contenders}
+    for repeat in range(repeats):
+        for number, (who, measure) in enumerate(contenders.items()):
+            runs[who].append(measure(f"{config.topics.events}-{repeat}-{number}"))
+    return {who: _summary(found) for who, found in runs.items()}
+
+
+def _place(servers: str, config: Config, schema: Schema, lines: list[bytes]) -> Place:
+    """Put the events on two topics: single, and packed."""
+    records = [Record(i, line, None, JSON, float("nan")) for i, line in enumerate(lines)]
+    messages = {
+        "single": [Message(line, f"k{i % 1000}") for i, line in enumerate(lines)],
+        "packed": [Message(r.value, None, r.content_type) for r in packed(iter(records), schema, PACK)],
+    }
+    topics = {form: f"{config.topics.events}-{form}" for form in messages}
+    cluster = Cluster(servers, config.kafka)
+    for topic in (*topics.values(), config.topics.scores, config.topics.dead_letters):
+        create_topic(cluster, topic, 1, None, {})
+    log = KafkaLog(cluster, 0)
+    for form, said in messages.items():
+        for start in range(0, len(said), APPEND):
+            log.append(topics[form], said[start : start + APPEND])
+    log.close()
+    return Place(servers, config, messages, topics, len(lines))
+
+
+def _contenders(place: Place, small: Model, whole: Model) -> dict[str, Callable[[str], dict[str, Any]]]:
+    """What is measured, by name, in turn: a bare loop comes after ours, which shows it what a score looks like."""
+    single = Contender("single", small, place.config.score.max_batch)
+    packed = Contender("packed", small, PACKED_BATCH)
+    contenders: dict[str, Callable[[str], dict[str, Any]]] = {}
+    for ours, name in ((single, OURS), (packed, PACKED)):
+        prefix = "" if ours is single else f"{PACKED}, "
+        contenders[name] = partial(serve, place, ours)
+        contenders[f"{prefix}bare loop"] = partial(bare, place, ours)
+        contenders[f"{prefix}no log"] = partial(score_only, place, ours)
+        contenders[f"{prefix}unpruned"] = partial(serve, place, replace(ours, model=whole))
+        contenders[f"{prefix}at least once"] = partial(serve, place, replace(ours, delivery="at-least-once"))
+        if importlib.util.find_spec("confluent_kafka") is not None:
+            contenders[f"{prefix}confluent"] = partial(serve, place, replace(ours, client="confluent"))
+    return contenders
+
+
+def _summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Medians, and the range of the speed."""
+    speeds = [run["events_per_s"] for run in runs]
+    summary: dict[str, Any] = {"events_per_s": round(median(speeds)), "range": [round(min(speeds)), round(max(speeds))]}
+    for name in ("cpu_us_per_event", "events_per_batch"):
+        if name in runs[0]:
+            summary[name] = round(median(run[name] for run in runs), 2)
+    if "us_per_event" in runs[0]:
+        summary["us_per_event"] = {part: round(median(run["us_per_event"][part] for run in runs), 2) for part in PARTS}
+    return summary
+
+
+def _ratios(figures: Figures) -> dict[str, float]:
+    """What ours reaches of each peer, and packed of its own."""
+    ratios = {}
+    for who, peer in figures.items():
+        ours = figures[PACKED if who.startswith(f"{PACKED}, ") else OURS]
+        if who != OURS:
+            ratios[who] = round(ours["events_per_s"] / peer["events_per_s"], 3)
+    return ratios
+
+
+def _table(figures: Figures) -> Iterator[str]:
+    yield f"{'':<22} {'events/s':>9} {'range':>19} {'cpu us':>7}  {'us an event: ' + ', '.join(PARTS)}"
+    for who, row in figures.items():
+        spread = f"{row['range'][0]} - {row['range'][1]}"
+        parts = " ".join(f"{value:>6.2f}" for value in row.get("us_per_event", {}).values())
+        cpu = row.get("cpu_us_per_event", float("nan"))
+        yield f"{who:<22} {row['events_per_s']:>9} {spread:>19} {cpu:>7.1f}  {parts}"

@@ -1,0 +1,96 @@
+"""The processes of `bench kafka`: the deployed scorer, and a producer at a steady pace."""
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import Config, environment_name
+from pipeline.errors import LogError
+from pipeline.kafka_log.bare import paced
+from pipeline.kafka_log.client import Cluster
+from pipeline.log import Message
+
+STOP_SECONDS = 60.0
+
+
+@dataclass
+class Scorer:
+    """`graphsieve score`, as a process."""
+
+    process: "subprocess.Popen[str]"
+    said: Path  # its stderr
+
+    def check(self) -> None:
+        """LogError if it has ended by itself."""
+        if self.process.poll() is not None:
+            raise LogError(f"the scorer has ended, with {self.process.returncode}: {self._last_words()}")
+
+    def stop(self) -> dict[str, Any]:
+        """Stop it in order; return its report."""
+        self.check()
+        self.process.send_signal(signal.SIGTERM)
+        out, _ = self.process.communicate(timeout=STOP_SECONDS)
+        if self.process.returncode:
+            raise LogError(f"the scorer ended with {self.process.returncode}: {self._last_words()}")
+        report: dict[str, Any] = json.loads(out.splitlines()[-1])
+        return report
+
+    def _last_words(self) -> str:
+        return self.said.read_text(encoding="utf-8", errors="replace").strip()[-500:]
+
+
+@contextmanager
+def scorer(servers: str, config: Config, config_file: Path | None, model: Path, state: Path) -> Iterator[Scorer]:
+    """Run the scorer with the topics, group, wait and delivery of `config`; other knobs it reads as we did."""
+    state.mkdir(parents=True)
+    line = [sys.executable, "-m", "pipeline.cli", "score", "--json", "--model", model, "--state", state]
+    line += ["--log", f"kafka://{servers}", *(["--config", config_file] if config_file else [])]
+    knobs = {
+        ("topics", "events"): config.topics.events,
+        ("topics", "scores"): config.topics.scores,
+        ("topics", "dead_letters"): config.topics.dead_letters,
+        ("score", "group"): config.score.group,
+        ("score", "max_wait"): config.score.max_wait,
+        ("kafka", "delivery"): config.kafka.delivery,
+    }
+    environment = {**os.environ, **{environment_name(*knob): value for knob, value in knobs.items()}}
+    said = state / "stderr"
+    with said.open("wb") as stderr:
+        process = subprocess.Popen(
+            [str(word) for word in line], stdout=subprocess.PIPE, stderr=stderr, env=environment, text=True
+        )
+    try:
+        yield Scorer(process, said)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@contextmanager
+def producer(servers: str, config: Config, lines: list[bytes], per_second: float) -> Iterator[Connection]:
+    """Produce from a process; the connection gives the instant of each send, once all are sent."""
+    ours, its = multiprocessing.Pipe(duplex=False)
+    process = multiprocessing.get_context("spawn").Process(
+        target=_produce, args=(servers, config, lines, per_second, its), daemon=True
+    )
+    process.start()
+    its.close()
+    try:
+        yield ours
+    finally:
+        process.kill()
+        process.join()
+        ours.close()
+
+
+def _produce(servers: str, config: Config, lines: list[bytes], per_second: float, connection: Connection) -> None:
+    connection.send(list(paced(Cluster(servers, config.kafka), config.topics.events, map(Message, lines), per_second)))

@@ -1,0 +1,149 @@
+"""`graphsieve bench kafka --soak`: steady load at half of what the scorer reaches, for as long as one likes.
+
+A producer, the deployed scorer and the broker run side by side on an endless synthetic stream, whose nodes expire.
+Every half minute: how far the group has come, how far it is behind, and the memory of the scorer's process, all seen
+from outside. The topics keep no more than they must, so the broker's disk does not fill either.
+"""
+
+import multiprocessing
+import os
+import tempfile
+import time
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pipeline.bench.kafka_process import Scorer, scorer
+from pipeline.bench.kafka_serve import Contender, Place, serve
+from pipeline.bench.soak import SCHEMA, some_model
+from pipeline.config import Config
+from pipeline.errors import DataError
+from pipeline.kafka_log.bare import paced
+from pipeline.kafka_log.client import Cluster
+from pipeline.kafka_log.log import KafkaLog
+from pipeline.kafka_log.topics import create_topic
+from pipeline.log import Message
+from pipeline.model import Model
+from pipeline.schema import parse_schema
+from producers.synthetic import synthetic_events
+
+MEASURED_EVENTS = 50_000  # to know the speed whose half is the load
+APPEND = 2_000
+SAMPLE_SECONDS = 30.0
+KEPT = {"retention.bytes": str(512 * 2**20), "segment.bytes": str(64 * 2**20)}
+
+
+class Sample(NamedTuple):
+    """What can be seen at one moment."""
+
+    at: float  # monotonic seconds since the load began
+    events: int  # committed
+    lag: int  # events that are not
+    resident_mb: float
+
+
+def run(servers: str, config: Config, config_file: Path | None, minutes: float) -> dict[str, Any]:
+    """Run the load; return whether lag and memory stayed what they were."""
+    if not SCHEMA.exists():
+        raise DataError(f"no file {SCHEMA}: run the bench in the root of the repository")
+    model = some_model(parse_schema(tomllib.loads(SCHEMA.read_text(encoding="utf-8")), str(SCHEMA)))
+    cluster = Cluster(servers, config.kafka)
+    for topic in (config.topics.events, config.topics.scores, config.topics.dead_letters):
+        create_topic(cluster, topic, 1, None, KEPT)
+    most = _most(servers, config, model)
+    print(f"{most:.0f} events/s at most; the load is half of it, for {minutes:g} minutes", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        model.save(Path(folder) / "model")
+        with (
+            scorer(servers, config, config_file, Path(folder) / "model", Path(folder) / "state") as process,
+            _load(servers, config, most / 2),
+        ):
+            samples = list(_watch(KafkaLog(cluster, 0), config, process, minutes * 60))
+            process.stop()
+    return {"most_events_per_s": round(most), "load_events_per_s": round(most / 2), **_report(samples, most / 2)}
+
+
+def _most(servers: str, config: Config, model: Model) -> float:
+    """What the scorer reaches on this stream, when all is there already."""
+    topic = f"{config.topics.events}-before"
+    cluster = Cluster(servers, config.kafka)
+    create_topic(cluster, topic, 1, None, KEPT)
+    log = KafkaLog(cluster, 0)
+    stream = synthetic_events(seed=1, limit=MEASURED_EVENTS)
+    while lines := list(islice(stream, APPEND)):
+        log.append(topic, list(map(Message, lines)))
+    log.close()
+    place = Place(servers, config, {}, {"single": topic}, MEASURED_EVENTS)
+    contender = Contender("single", model, config.score.max_batch)
+    return float(serve(place, contender, topic)["events_per_s"])
+
+
+@contextmanager
+def _load(servers: str, config: Config, per_second: float) -> Iterator[None]:
+    process = multiprocessing.get_context("spawn").Process(
+        target=_produce, args=(servers, config, per_second), daemon=True
+    )
+    process.start()
+    try:
+        yield
+    finally:
+        process.kill()
+        process.join()
+
+
+def _produce(servers: str, config: Config, per_second: float) -> None:
+    messages = map(Message, synthetic_events(seed=0))
+    for _ in paced(Cluster(servers, config.kafka), config.topics.events, messages, per_second):
+        pass
+
+
+def _watch(log: KafkaLog, config: Config, process: Scorer, seconds: float) -> Iterator[Sample]:
+    """Yield a sample every half minute, or a dozen where there is less time than that."""
+    began, every = time.monotonic(), min(SAMPLE_SECONDS, seconds / 12)
+    for number in range(1, round(seconds / every) + 1):
+        time.sleep(max(0.0, began + number * every - time.monotonic()))
+        process.check()
+        end, committed = log.end(config.topics.events), log.committed(config.score.group, config.topics.events).position
+        resident = resident_mb(process.process.pid)
+        sample = Sample(time.monotonic() - began, committed, end - committed, resident)
+        print(
+            f"{sample.at:6.0f} s  {sample.events:>10} events  lag {sample.lag:>7}  {sample.resident_mb:7.1f} MB",
+            flush=True,
+        )
+        yield sample
+    log.close()
+
+
+def _report(samples: list[Sample], load: float) -> dict[str, Any]:
+    """Compare the first third with the last; memory by its slope too, over what comes after the first third."""
+    third = max(1, len(samples) // 3)
+    first, last = samples[:third], samples[-third:]
+    lags = [median(sample.lag for sample in part) for part in (first, last)]
+    memory = [median(sample.resident_mb for sample in part) for part in (first, last)]
+    settled = samples[third:]
+    slope = np.polyfit([sample.at / 3600 for sample in settled], [sample.resident_mb for sample in settled], 1)[0]
+    return {
+        "seconds": round(samples[-1].at),
+        "events": samples[-1].events,
+        "events_per_s": round((samples[-1].events - samples[0].events) / max(1e-9, samples[-1].at - samples[0].at)),
+        "lag_bounded": bool(lags[1] <= 2 * lags[0] + load),  # a second of load is noise
+        "lag_first_third": lags[0],
+        "lag_last_third": lags[1],
+        "lag_max": max(sample.lag for sample in samples),
+        "resident_mb_first_third": round(memory[0], 1),
+        "resident_mb_last_third": round(memory[1], 1),
+        "resident_mb_an_hour": round(float(slope), 2),
+        "samples": [[round(s.at, 1), s.events, s.lag, round(s.resident_mb, 1)] for s in samples],
+    }
+
+
+def resident_mb(pid: int) -> float:
+    """Return a process's resident memory, MB."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
