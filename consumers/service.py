@@ -56,12 +56,11 @@ def serve_scores(
         if config.metrics.port:
             stack.callback(_metrics_server(stats, shards, config, stop).close)
         membership = join_group(log_url, config, shards)
-        try:
-            _stay(membership, shards, stats, stop, until_end)
-        finally:
-            shards.stop(STOP_SECONDS)
+        with ExitStack() as leaving:  # also after an error: or the others would wait for our session to end
             if membership is not None:
-                membership.close()
+                leaving.callback(membership.close)
+            leaving.callback(shards.stop, STOP_SECONDS)
+            _stay(membership, shards, stats, stop, until_end)
         return _report(stats)
 
 

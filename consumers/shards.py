@@ -144,15 +144,17 @@ class Shards:
         return bool(self._untils or self._shards)
 
     def stop(self, seconds: float) -> None:
-        """Finish every batch, commit, write snapshots; raise what failed. Gives up after `seconds`."""
+        """Finish every batch, commit, write snapshots; raise what failed for good. Gives up after `seconds`."""
         shards, deadline = list(self._shards.values()), time.monotonic() + seconds
         for shard in shards:
             shard.stop.set()
         for shard in shards:
             if not shard.join(max(0.0, deadline - time.monotonic())):
                 self._say(f"partition {shard.partition} did not finish; its last events will be read again")
+                shard.lost.set()
+                self._taken([shard.partition])  # or who leaves the group would wait for it
         for shard in shards:
-            if shard.error is not None:
+            if shard.error is not None and not self._passes(shard):
                 raise shard.error
 
     # -- one shard --

@@ -21,7 +21,7 @@ import threading
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -42,6 +42,7 @@ from pipeline.kafka_log.partitioner import partition_of
 from pipeline.kafka_log.positions import Note, offset
 from pipeline.kafka_log.topics import create_topic
 from pipeline.log import JSON, Log, Message, Record, read_to_end
+from pipeline.merged_log import MergedLog
 from pipeline.messages import ScoreMessage, ScoreReader
 from pipeline.model import load_model
 from producers.keys import keyed
@@ -50,7 +51,8 @@ from producers.synthetic import synthetic_events
 SCHEMA = Path(__file__).parents[1] / "deploy/schemas/synthetic.toml"
 WAIT_SECONDS = 120.0  # for what must come to pass; long, for machines are busy
 LOOK_SECONDS = 0.02
-SETTLE_SECONDS = 10.0  # after a signal, for a consumer to finish
+
+QUICK = {"GRAPHSIEVE_KAFKA_SESSION": "3s"}  # who is dead is missed soon
 
 
 # ---- what is scored ----
@@ -58,17 +60,19 @@ SETTLE_SECONDS = 10.0  # after a signal, for a consumer to finish
 
 def stream(count: int, seed: int = 3) -> list[Message]:
     """A synthetic stream keyed by product, with bad events now and then, and some that are too old for their ttl."""
-    lines = synthetic_events(seed=seed, limit=count)
-    messages = [
-        Message(record.value, record.key)
-        for record in keyed((Record(i, line, None, JSON, 0.0) for i, line in enumerate(lines)), "product")
-    ]
+    messages = keyed_messages(synthetic_events(seed=seed, limit=count))
     rng = np.random.default_rng(seed)
     for place in rng.integers(0, count, count // 100).tolist():
         messages[place] = messages[place]._replace(value=messages[place].value[: int(rng.integers(1, 40))])
     for place in rng.integers(count // 2, count, count // 500).tolist():
         messages[place] = messages[place]._replace(value=_late(place))
     return messages
+
+
+def keyed_messages(lines: Iterable[bytes]) -> list[Message]:
+    """Events with their product as key; what is about an event goes where that went."""
+    records = (Record(i, line, None, JSON, 0.0) for i, line in enumerate(lines))
+    return [Message(record.value, record.key) for record in keyed(records, "product")]
 
 
 def _late(number: int) -> bytes:
@@ -99,6 +103,17 @@ def undisturbed(model: Path, messages: Sequence[Message], partitions: int, folde
 def embedded(model: Path, messages: Sequence[Message], folder: Path) -> Outputs:
     log = ListLog(FakeClock(time.time()))
     log.append("events", messages)
+    return served(model, log, folder)
+
+
+def embedded_in_order(model: Path, records: Sequence[Record], folder: Path) -> Outputs:
+    """What an embedded run gives for the records of a merged log."""
+    log = ListLog(FakeClock(time.time()))
+    log.topics["events"] = list(records)
+    return served(model, log, folder)
+
+
+def served(model: Path, log: ListLog, folder: Path) -> Outputs:
     serve(load_model(model), log, folder, max_batch=512)
     return outputs_of(log, "scores", "dead-letters")
 
@@ -148,14 +163,16 @@ class Deployment:
     folder: Path
     partitions: int = 1
     environment: Mapping[str, str] = field(default_factory=dict)  # of every consumer
-    configs: Mapping[str, str] = field(default_factory=dict)  # of the events topic
+    configs: Mapping[str, str] = field(default_factory=dict)  # of the topics
+    feeds: tuple[str, ...] = ("events",)  # the topics of events; several are merged
     state: Path = field(default=Path())  # by default one in `folder`
 
     def __post_init__(self) -> None:
         cluster = Cluster(self.broker.address)
-        self.events, self.scores, self.letters, self.group = map(own_name, ("events", "scores", "letters", "group"))
-        for topic in (self.events, self.scores, self.letters):
-            create_topic(cluster, topic, self.partitions, None, self.configs if topic == self.events else {})
+        self.scores, self.letters, self.journal, self.group = map(own_name, ("scores", "letters", "journal", "group"))
+        self.events = ",".join(map(own_name, self.feeds))
+        for topic in (*self.events.split(","), self.scores, self.letters, self.journal):
+            create_topic(cluster, topic, self.partitions, None, self.configs)
         if self.state == Path():
             self.state = self.folder / self.group
         self.consumers: list[Consumer] = []
@@ -180,14 +197,15 @@ class Deployment:
             "--dead-letters", self.letters, "--group", self.group, "--state", self.state, *options,
         ]  # fmt: skip
         name = f"{self.group}.{len(self.consumers)}"
-        consumer = Consumer(command, self.folder / name, {**self.environment, **environment})
+        journal = {"GRAPHSIEVE_TOPICS_JOURNAL": self.journal}
+        consumer = Consumer(command, self.folder / name, {**journal, **self.environment, **environment})
         self.consumers.append(consumer)
         return consumer
 
     # -- what goes in --
 
-    def append(self, messages: Sequence[Message]) -> None:
-        self._log.append(self.events, messages)
+    def append(self, messages: Sequence[Message], feed: int = 0) -> None:
+        self._log.append(self.events.split(",")[feed], messages)
 
     @contextmanager
     def feeding(self, messages: Sequence[Message], rate: float) -> Iterator[None]:
@@ -232,10 +250,13 @@ class Deployment:
         """Where the group stands in each partition of the events."""
         return [self._high.committed(place) or 0 for place in self._places(self.events)]
 
-    def ends(self, topic: str) -> list[int]:
+    def ends(self, topics: str) -> list[int]:
         """Where each partition ends for readers of committed messages."""
-        found = self._stable.end_offsets(self._places(topic))
-        return [found[place] for place in self._places(topic)]
+        ends: list[int] = []
+        for topic in topics.split(","):
+            found = self._stable.end_offsets(self._places(topic))
+            ends += [found[place] for place in self._places(topic)]
+        return ends
 
     def scored(self) -> int:
         """How many score messages can be read, and marks of transactions: it grows as long as there are new ones."""
@@ -254,7 +275,7 @@ class Deployment:
         return sorted(int(name.split("-")[1]) for name in names)
 
     def shard_state(self, partition: int) -> Path:
-        return self.state / f"{self.events}-{partition}"
+        return self.state / f"{self.events}-{partition}@{self.group}"
 
     def wait_until_scored(self) -> None:
         self.wait_until(self.is_scored)
@@ -276,8 +297,8 @@ class Deployment:
         places = f"positions {self.positions()} of {self.ends(self.events)}, scores {self.ends(self.scores)}"
         return "\n".join([places, *(f"{consumer}: {consumer.said[-2000:]}" for consumer in self.consumers)])
 
-    def _places(self, topic: str) -> list[TopicPartition]:
-        return [TopicPartition(topic, number) for number in range(self.partitions)]
+    def _places(self, topics: str) -> list[TopicPartition]:
+        return [TopicPartition(topic, number) for topic in topics.split(",") for number in range(self.partitions)]
 
     # -- what comes out --
 
@@ -286,6 +307,15 @@ class Deployment:
         log = KafkaLog(Cluster(self.broker.address), partition)
         try:
             return outputs_of(log, self.scores, self.letters)
+        finally:
+            log.close()
+
+    def merged(self, partition: int) -> list[Record]:
+        """The events of several topics in the order in which they were merged."""
+        base = KafkaLog(Cluster(self.broker.address), partition)
+        log = MergedLog(base, self.events.split(","), self.journal, self.group)
+        try:
+            return list(itertools.chain.from_iterable(read_to_end(log, self.events)))
         finally:
             log.close()
 

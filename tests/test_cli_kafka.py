@@ -129,7 +129,7 @@ def test_a_topic_that_is_not_there(broker, tmp_path):
     expected = f"topic '{topic}' does not exist; make it: graphsieve topics create {broker.url}/{topic} --partitions N"
     assert expected in refusal("replay", tmp_path / "events.jsonl", "--to", f"{broker.url}/{topic}")
     assert expected in refusal("record", "--log", broker.url, "--topic", topic, "--out", tmp_path / "x.jsonl")
-    assert expected in refusal("quality", "--log", broker.url, "--scores", topic)
+    assert expected in refusal("quality", "--log", broker.url, "--events", topic)
     assert topic not in graphsieve("topics", "list", broker.url)[1]["topics"]
 
 

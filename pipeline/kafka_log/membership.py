@@ -21,7 +21,7 @@ from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssi
 from kafka.future import Future
 
 from pipeline.errors import LogError
-from pipeline.kafka_log.client import Cluster, explain
+from pipeline.kafka_log.client import Cluster, explain, one_line
 
 POLL_SECONDS = 0.2
 HEARTBEAT_MS = 1000  # a rebalance waits for every member's next one, and the partitions that move wait with it
@@ -50,6 +50,8 @@ class Membership:
             heartbeat_interval_ms=min(HEARTBEAT_MS, session_ms // 4), auto_offset_reset="earliest",
             partition_assignment_strategy=(CooperativeStickyAssignor,),
         )  # fmt: skip
+        with one_line(f"{cluster.servers}/{topic}"):
+            self._consumer.partitions_for_topic(topic)  # who does not know them yet joins twice
         self._listener = _Listener(self._consumer, served)
         self._consumer.subscribe([topic], listener=self._listener)
 
@@ -62,10 +64,21 @@ class Membership:
         """Stay a member for as long; every partition is paused, so nothing is read here."""
         try:
             self._consumer.poll(timeout_ms=round(timeout_seconds * 1000))
+            self._keep_joining()
         except kafka_errors.RetriableError:  # a broker that is away comes back, or the session ends
             threading.Event().wait(timeout_seconds)
         except kafka_errors.KafkaError as error:
             raise LogError(f"kafka {self._servers}: {explain(error)}") from error
+
+    def _keep_joining(self) -> None:
+        """Have the next poll wait on for an answer to JoinGroup.
+
+        The client forgets that it waits where only the topic's partitions had changed, and its member then hangs in a
+        rebalance for ever.
+        """
+        coordinator = self._consumer._coordinator
+        if coordinator._join_task is not None:
+            coordinator.request_rejoin()
 
     def close(self) -> None:
         """Leave the group; a static member stays in it until its session ends."""

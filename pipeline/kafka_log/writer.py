@@ -177,17 +177,18 @@ class TransactionalWriter:
         return futures
 
     def _settle(self, moves: Mapping[str, Move], attempt: str, futures: list[Any]) -> None:
-        """Add the positions, see that all messages are there, and commit."""
-        offsets = {
-            TopicPartition(topic, self._partition): offset(move.position, Note(self._starts[topic], attempt))
-            for topic, move in moves.items()
-        }
-        self._producer.send_offsets_to_transaction(offsets, self._group)  # while the messages are on their way
+        """See that all messages are there, add the positions, and commit."""
+        # First, because it alone has a bound: the rest waits for a stalled broker until it is back.
         if futures:
             self._producer.flush(self._stall_seconds)
         for future in futures:
             if future.failed():
                 raise future.exception
+        offsets = {
+            TopicPartition(topic, self._partition): offset(move.position, Note(self._starts[topic], attempt))
+            for topic, move in moves.items()
+        }
+        self._producer.send_offsets_to_transaction(offsets, self._group)
         self._producer.commit_transaction()
 
     def _replace(self, error: Exception, why: str) -> None:
