@@ -244,6 +244,7 @@ def _add_trying(command: Command) -> None:
     bench.add_argument("--repeats", type=_positive, default=3)
     bench.add_argument("--log", metavar="kafka://HOST:PORT", help="kafka: on these brokers (default: one of its own)")
     bench.add_argument("--soak", action="store_true", help="kafka: steady load at half the maximum, lag and memory")
+    bench.add_argument("--handover", action="store_true", help="kafka: a shard of a million nodes changes its consumer")
     bench.add_argument("--minutes", type=_positive, default=30, help="kafka --soak: for so long (default 30)")
 
 

@@ -15,7 +15,15 @@ EVENTS = 6000  # about the fewest that have spam in each part of what is trained
 
 
 def options(broker: Broker, **given: object) -> argparse.Namespace:
-    usual = {"events": EVENTS, "repeats": 1, "soak": False, "minutes": 30.0, "log": broker.url, "config": None}
+    usual = {
+        "events": EVENTS,
+        "repeats": 1,
+        "soak": False,
+        "handover": False,
+        "minutes": 30.0,
+        "log": broker.url,
+        "config": None,
+    }
     return argparse.Namespace(**usual | given)
 
 

@@ -11,7 +11,8 @@ In one run, on one broker of the bench's own (or the one that --log names), in t
     packed, ...         its twins, and its ceilings: the same bare loop, and scoring without any log
 
 Then the latency from producing an event to the moment at which a reader of committed messages has its score, as
-`kafka_latency` measures it, in processes of their own. `--soak` measures nothing of that: see `kafka_soak`.
+`kafka_latency` measures it, in processes of their own. `--soak` and `--handover` measure something else instead: see
+`kafka_soak` and `kafka_handover`.
 
 The events are the Chicago reviews where the data is there, else a synthetic stream. Figures are medians over the
 repeats, with their range; ratios count, absolute times depend on the machine and on what else it does.
@@ -34,7 +35,7 @@ from typing import Any
 import msgspec
 
 from consumers.service import calm_collector
-from pipeline.bench import embedded, kafka_latency, kafka_soak
+from pipeline.bench import embedded, kafka_handover, kafka_latency, kafka_soak
 from pipeline.bench.kafka_serve import PARTS, Contender, Place, bare, score_only, serve
 from pipeline.broker import Broker
 from pipeline.config import Config, load_config
@@ -62,6 +63,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.soak:
         with _cluster(args) as (servers, config):
             return kafka_soak.run(servers, config, args.config, args.minutes)
+    if args.handover:
+        with _cluster(args) as (servers, config):
+            return kafka_handover.run(servers, config, args.config)
     name, schema, lines = embedded._events(args.events)
     records = [Record(i, line, None, JSON, float("nan")) for i, line in enumerate(lines)]
     whole, _ = train(schema, records, TrainOptions())

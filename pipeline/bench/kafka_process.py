@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,8 +51,8 @@ class Scorer:
 
 @contextmanager
 def scorer(servers: str, config: Config, config_file: Path | None, model: Path, state: Path) -> Iterator[Scorer]:
-    """Run the scorer with the topics, group, wait and delivery of `config`; other knobs it reads as we did."""
-    state.mkdir(parents=True)
+    """Run the scorer with what `config` says of topics, scores, group and delivery; other knobs it reads as we did."""
+    state.mkdir(parents=True, exist_ok=True)
     line = [sys.executable, "-m", "pipeline.cli", "score", "--json", "--model", model, "--state", state]
     line += ["--log", f"kafka://{servers}", *(["--config", config_file] if config_file else [])]
     knobs = {
@@ -60,16 +61,18 @@ def scorer(servers: str, config: Config, config_file: Path | None, model: Path, 
         ("topics", "dead_letters"): config.topics.dead_letters,
         ("score", "group"): config.score.group,
         ("score", "max_wait"): config.score.max_wait,
+        ("score", "snapshot_every"): config.score.snapshot_every,
+        ("scores", "format"): config.scores.format,
         ("kafka", "delivery"): config.kafka.delivery,
     }
     environment = {**os.environ, **{environment_name(*knob): value for knob, value in knobs.items()}}
-    said = state / "stderr"
-    with said.open("wb") as stderr:
+    handle, said = tempfile.mkstemp(prefix="stderr-", dir=state)
+    with os.fdopen(handle, "wb") as stderr:
         process = subprocess.Popen(
             [str(word) for word in line], stdout=subprocess.PIPE, stderr=stderr, env=environment, text=True
         )
     try:
-        yield Scorer(process, said)
+        yield Scorer(process, Path(said))
     finally:
         process.kill()
         process.communicate()

@@ -31,6 +31,23 @@ def overview(cluster: Cluster, group: str | None = None) -> Report:
     return {"topics": topics, "groups": groups}
 
 
+def assignments(cluster: Cluster, group: str) -> dict[str, set[int]]:
+    """Return which partitions each member of a group has been given; none while the group shares them out anew."""
+    admin = cluster.admin()
+    try:
+        with one_line(f"{cluster.servers}, group {group}"):
+            found = admin.describe_groups([group])[group]
+    finally:
+        admin.close()
+    return {
+        member["member_id"]: {
+            number for given in member["member_assignment"]["assigned_partitions"] for number in given["partitions"]
+        }
+        for member in found["members"]
+        if member["member_assignment"]
+    }
+
+
 def _offsets(cluster: Cluster, places: list[TopicPartition]) -> tuple[Mapping[Any, int], Mapping[Any, int]]:
     consumer = cluster.consumer()
     try:
