@@ -308,9 +308,9 @@ def run_broker(port: int, say: Say) -> None:
         tempfile.TemporaryDirectory(prefix="graphsieve-kafka-") as folder,
         Broker.start(Path(folder), port, say=say) as broker,
     ):
-        print(broker.url, flush=True)
         say(f"next, in another terminal: graphsieve topics create {broker.url}/events --partitions 1")
         say("Ctrl-C ends the broker; what is on it is gone then")
+        print(broker.url, flush=True)  # last: whoever reads it may end the broker at once
         broker.wait()
 
 

@@ -253,20 +253,25 @@ def silence(deployment: Deployment, partition: int, position: int) -> tuple[floa
     return max(before), min(behind)
 
 
-def test_a_static_member_that_comes_back_in_its_session_moves_no_partition(broker, model, tmp_path):
+def test_a_rolling_restart_of_static_members_moves_no_partition(broker, model, tmp_path):
     messages = stream(6000)
     with Deployment(broker, model, tmp_path, 2) as deployment:
         one, two = deployment.consumer("--instance", "one"), deployment.consumer("--instance", "two")
         deployment.wait_until(lambda: len(one.serves()) == len(two.serves()) == 1)
-        before, rebalances = one.serves(), two.metric("graphsieve_rebalances_total")
-        deployment.append(messages[:3000])
+        before, rebalances = (one.serves(), two.serves()), two.metric("graphsieve_rebalances_total")
+        deployment.append(messages[:2000])
         deployment.wait_for_scores()
-        one.kill()
-        again = deployment.consumer("--instance", "one")
-        deployment.append(messages[3000:])
+        one.stop()
+        one = deployment.consumer("--instance", "one")
+        deployment.append(messages[2000:4000])
         deployment.wait_until_scored()
-        assert again.serves() == before
         assert two.metric("graphsieve_rebalances_total") == rebalances
+        deployment.append(messages[4000:])
+        two.kill()
+        two = deployment.consumer("--instance", "two")
+        deployment.wait_until_scored()
+        assert (one.serves(), two.serves()) == before
+        assert one.metric("graphsieve_rebalances_total") == 1  # when it came back
         assert_undisturbed(deployment, undisturbed(model, messages, 2, tmp_path))
 
 
