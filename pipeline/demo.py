@@ -37,6 +37,7 @@ Process = subprocess.Popen[bytes]
 SCHEMA = Path(__file__).resolve().parent.parent / "deploy" / "schemas" / "synthetic.toml"
 MARKER = ".graphsieve-demo"  # in a folder that a demo has made, so that a later one may empty it
 METHODS = ("lasso", "random")
+POSITION, LAG = 'graphsieve_log_position{partition="0"}', 'graphsieve_log_lag_messages{partition="0"}'
 PATIENCE_SECONDS = 120.0  # with the live consumer and what it waits for
 SAY_EVERY_SECONDS = 3.0
 
@@ -157,10 +158,10 @@ def _live(commands: "Commands", model: str, say: Say, scale: Scale) -> tuple[Rep
     def all_committed() -> bool:
         nonlocal metrics, say_at
         metrics = _metrics(port)
-        position = metrics.get("graphsieve_log_position", 0.0)
+        position = metrics.get(POSITION, 0.0)
         if time.monotonic() >= say_at:
             say_at += SAY_EVERY_SECONDS
-            say(f"{position - scale.history:,.0f} scored, {metrics.get('graphsieve_log_lag_messages', 0.0):,.0f} wait")
+            say(f"{position - scale.history:,.0f} scored, {metrics.get(LAG, 0.0):,.0f} wait")
         return position >= scale.events
 
     commands.wait_until(all_committed, consumer)
