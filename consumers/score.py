@@ -41,6 +41,8 @@ from pipeline.snapshot_store import SnapshotStore
 from pipeline.stats import OUTCOMES, ServiceStats
 
 POLL_SECONDS = 0.1  # the longest that a stop goes unnoticed
+# Between two looks for company: a log asked at every event that comes costs more than the company brings.
+GATHER_SECONDS = 0.002
 
 
 class _Commit(NamedTuple):
@@ -90,7 +92,8 @@ class ScoreConsumer:
 
     def recover(self, stop: threading.Event, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
         """Load the newest sound snapshot and replay to the committed position, unless stopped; nothing is published."""
-        self.log.take_over(self.config.score.group, [self._topic])
+        topics = self.config.topics
+        self.log.take_over(self.config.score.group, [self._topic], [topics.scores, topics.dead_letters])
         committed = self.log.committed(self.config.score.group, self._topic)
         self.position, self._committed = committed
         self.stats.position = committed.position
@@ -152,8 +155,7 @@ class ScoreConsumer:
         while not stop.is_set() and (until is None or self.read_to < until):
             now = self.beat = self.monotonic()
             room = self._batcher.room() if until is None else min(self._batcher.room(), until - self.read_to)
-            timeout = max(0.0, min(self._batcher.due_at() - now, POLL_SECONDS))
-            read = self.log.read_batch(self._topic, self.read_to, room, timeout)
+            read = self.log.read_batch(self._topic, self.read_to, room, self._wait_for_company(now))
             read = read if until is None else clip(read, until)
             now = self.monotonic()
             self.read_to, self.stats.log_end = read.position, read.end
@@ -161,6 +163,15 @@ class ScoreConsumer:
             self._serve(self._batcher.take_if_due(now))
             self._count_commits()
             self._snapshot_if_due()
+
+    def _wait_for_company(self, now: float) -> float:
+        """Return how long the log may wait for a record, in seconds; where one waits already, sleep meanwhile."""
+        due_at = self._batcher.due_at()
+        left = max(0.0, min(due_at - now, POLL_SECONDS))
+        if due_at == math.inf or self.read_to < (self.stats.log_end or 0):
+            return left
+        time.sleep(min(left, GATHER_SECONDS))
+        return 0.0
 
     def finish(self) -> None:
         """Score and commit what was read, and write a snapshot: the next one goes on there."""

@@ -44,9 +44,12 @@ START_SECONDS = 90.0  # 4 s on an idle machine; tests share theirs
 STOP_SECONDS = 20.0
 
 LOGGING = "-Dorg.slf4j.simpleLogger"
+LIGHT = ("-XX:+UseSerialGC", "-Xmx512m")
+# For what is measured: else it would be how the broker collects garbage, for 0.1 s at once. So does Kafka's usual G1 on
+# two busy cores, where its threads wait for one another.
+ROOMY = ("-XX:+UseSerialGC", "-Xms1g", "-Xmx1g", "-Xmn600m", "-XX:+AlwaysPreTouch")
 JAVA = (
-    "java", "-XX:+UseSerialGC",
-    "-Djava.io.tmpdir=.", "-XX:-UsePerfData",  # what is killed leaves nothing outside its folder
+    "java", "-Djava.io.tmpdir=.", "-XX:-UsePerfData",  # what is killed leaves nothing outside its folder
     f"{LOGGING}.defaultLogLevel=warn", f"{LOGGING}.showDateTime=true", f"{LOGGING}.dateTimeFormat=HH:mm:ss.SSS",
 )  # fmt: skip
 
@@ -68,16 +71,23 @@ class Broker:
     folder: Path
     port: int
     secure_port: int | None
+    _memory: Sequence[str]
     _jars: Path
     _process: Process | None = field(default=None, init=False)
     _watcher: Process | None = field(default=None, init=False)
 
     @classmethod
     def start(
-        cls, folder: Path, port: int = 0, security: Security | None = None, say: Say = lambda line: None
+        cls,
+        folder: Path,
+        port: int = 0,
+        security: Security | None = None,
+        say: Say = lambda line: None,
+        memory: Sequence[str] = LIGHT,
     ) -> "Broker":
         """Start a broker with an empty folder, and return once it serves; it does not outlive this process.
 
+        `memory` are Java's options on that: LIGHT or ROOMY.
         ConfigError where Java or Maven is missing or the port is taken; LogError, with the end of the broker's log,
         where it does not come up.
         """
@@ -86,7 +96,7 @@ class Broker:
         if port and not _is_free(port):
             raise ConfigError(f"port {port} is taken: end what listens there, or choose another port")
         free = _free_ports()
-        broker = cls(folder, port or next(free), next(free) if security else None, fetched_jars(say))
+        broker = cls(folder, port or next(free), next(free) if security else None, memory, fetched_jars(say))
         folder.mkdir(parents=True, exist_ok=True)
         settings = _settings(broker, next(free), security)
         (folder / "server.properties").write_text("".join(f"{k}={v}\n" for k, v in settings.items()), encoding="utf-8")
@@ -194,13 +204,13 @@ class Broker:
         users = security.users.items() if security else ()
         scram = [f"--add-scram=SCRAM-SHA-256=[name={name},password={password}]" for name, password in users]
         tool = ["kafka.tools.StorageTool", "format", "--standalone", f"--cluster-id={cluster}", *scram]
-        self._java("-XX:TieredStopAtLevel=1", *tool, "--config=server.properties")
+        self._java(*LIGHT, "-XX:TieredStopAtLevel=1", *tool, "--config=server.properties")
         if self._running.wait() != 0:
             raise self._failure("cannot format its folder")
         self.kill()
 
     def _serve(self) -> None:
-        self._java("-Xmx512m", "kafka.Kafka", "server.properties")
+        self._java(*self._memory, "kafka.Kafka", "server.properties")
         deadline = time.monotonic() + START_SECONDS
         while not _serves(self.port):
             if (code := self._running.poll()) is not None:

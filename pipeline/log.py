@@ -109,8 +109,12 @@ class Log(Protocol):
         If the group is not where a move starts, another consumer has moved it: FencedError, and nothing is written.
         """
 
-    def take_over(self, group: str, topics: Sequence[str]) -> None:
-        """End what another consumer of the group has begun to commit; nothing where that ends with its process."""
+    def take_over(self, group: str, topics: Sequence[str], outputs: Sequence[str] = ()) -> None:
+        """Prepare for commits that move the group in `topics` and append to `outputs`.
+
+        What another consumer of the group has begun to commit is ended, where that does not end with its process.
+        LogError where one of the topics has to be made first.
+        """
         return
 
     def committed(self, group: str, topic: str) -> Progress:

@@ -114,8 +114,10 @@ class MergedLog(Log):
         self._tail = rest
         return underway
 
-    def take_over(self, group: str, topics: Sequence[str]) -> None:
-        self._base.take_over(group, self._topics if list(topics) == [self.topic] else topics)
+    def take_over(self, group: str, topics: Sequence[str], outputs: Sequence[str] = ()) -> None:
+        if list(topics) == [self.topic]:
+            topics, outputs = self._topics, [*outputs, self._journal_topic]
+        self._base.take_over(group, topics, outputs)
 
     def committed(self, group: str, topic: str) -> Progress:
         """Return the journal's end; LogError if a live log's group stands elsewhere in the topics."""

@@ -37,7 +37,7 @@ import msgspec
 from consumers.service import calm_collector
 from pipeline.bench import embedded, kafka_handover, kafka_latency, kafka_soak
 from pipeline.bench.kafka_serve import PARTS, Contender, Place, bare, score_only, serve
-from pipeline.broker import Broker
+from pipeline.broker import ROOMY, Broker
 from pipeline.config import Config, load_config
 from pipeline.kafka_log.client import Cluster
 from pipeline.kafka_log.log import KafkaLog
@@ -108,7 +108,7 @@ def _cluster(args: argparse.Namespace) -> Iterator[tuple[str, Config]]:
             stack.callback(_remove_topics, Cluster(servers, config.kafka), own)
         else:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="graphsieve-bench-"))
-            servers = stack.enter_context(Broker.start(Path(folder), say=print)).address
+            servers = stack.enter_context(Broker.start(Path(folder), say=print, memory=ROOMY)).address
         topics = msgspec.structs.replace(
             config.topics, events=f"{own}-events", scores=f"{own}-scores", dead_letters=f"{own}-dead-letters"
         )

@@ -4,6 +4,8 @@
     `graphsieve score`           a process, as it is deployed: membership, shard, snapshots
     this process                 reads the scores topic, committed messages only, and notes when each score was there
 
+The first and the last use confluent-kafka where that is installed: what measures should take little of the machine.
+
 All clocks are the same machine's. The parts of the way are medians of their own, so their sum is about the median:
 
     arrive    to the broker, and from there to the scorer
@@ -12,6 +14,8 @@ All clocks are the same machine's. The parts of the way are medians of their own
     visible   from the end of the commit to the reader
 """
 
+import importlib.util
+import itertools
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -38,6 +42,7 @@ from pipeline.model import Model
 from pipeline.schema import Schema
 
 Delivery = Literal["exactly-once", "at-least-once"]
+Client = Literal["kafka-python", "confluent"]
 
 RATES = (1_000, 5_000)  # events a second
 SECONDS = 10.0  # of each measurement
@@ -52,39 +57,44 @@ READ_RECORDS = 5_000
 def run(
     servers: str, config: Config, config_file: Path | None, model: Model, lines: Sequence[bytes], repeats: int
 ) -> dict[str, Any]:
-    """Measure either delivery at every rate, in turn; return medians over the repeats."""
+    """Measure either delivery with each client at every rate, in turn; return medians over the repeats."""
     found: dict[str, list[dict[str, Any]]] = {}
+    clients: tuple[Client, ...] = ("kafka-python",)
+    if importlib.util.find_spec("confluent_kafka") is not None:
+        clients = ("kafka-python", "confluent")
     with tempfile.TemporaryDirectory() as folder:
         model.save(Path(folder) / "model")
         for repeat in range(repeats):
             for delivery in get_args(Delivery):
-                for rate in RATES:
-                    own = f"{config.topics.events}-{repeat}-{delivery}-{rate}"
-                    ours = _own(config, delivery, own)
-                    run = Run(servers, ours, model.schema, rate, lines[: WARM_EVENTS + int(rate * SECONDS)])
+                for client, rate in itertools.product(clients, RATES):
+                    own = f"{config.topics.events}-{repeat}-{delivery}-{client}-{rate}"
+                    ours = _own(config, delivery, client, own)
+                    events = lines[: WARM_EVENTS + int(rate * SECONDS)]
+                    run = Run(servers, ours, model.schema, rate, events, clients[-1])
                     with scorer(servers, ours, config_file, Path(folder) / "model", Path(folder) / own) as process:
                         measured = run.measure(process)
-                    found.setdefault(f"{delivery}, {rate}/s", []).append(measured)
+                    name = delivery if client == "kafka-python" else f"{delivery}, {client}"
+                    found.setdefault(f"{name}, {rate}/s", []).append(measured)
     return {name: _summary(runs) for name, runs in found.items()}
 
 
 def table(latency: dict[str, dict[str, Any]]) -> Iterator[str]:
     """Yield the lines of a table."""
-    yield f"{'produced -> visible':<24} {'p50 ms':>8} {'p99 ms':>8} {'p99 of each repeat':>24} {'batch':>7}  of which"
+    yield f"{'produced -> visible':<32} {'p50 ms':>8} {'p99 ms':>8} {'p99 of each repeat':>24} {'batch':>7}  of which"
     for name, row in latency.items():
         each = ", ".join(f"{p99:.1f}" for p99 in row["p99_ms_of_each"])
         parts = ", ".join(f"{part} {value:.2f}" for part, value in row["parts_ms"].items())
-        yield f"{name:<24} {row['p50_ms']:>8.2f} {row['p99_ms']:>8.2f} {each:>24} {row['batch_p50']:>7.0f}  {parts}"
+        yield f"{name:<32} {row['p50_ms']:>8.2f} {row['p99_ms']:>8.2f} {each:>24} {row['batch_p50']:>7.0f}  {parts}"
 
 
-def _own(config: Config, delivery: Delivery, name: str) -> Config:
+def _own(config: Config, delivery: Delivery, client: Client, name: str) -> Config:
     """Topics and a group of one measurement, of which positions are known: they count from 0."""
     replace = msgspec.structs.replace
     return replace(
         config,
         topics=replace(config.topics, events=f"{name}-events", scores=f"{name}-scores"),
         score=replace(config.score, group=name, max_wait=MAX_WAIT[delivery]),
-        kafka=replace(config.kafka, delivery=delivery),
+        kafka=replace(config.kafka, delivery=delivery, client=client),
     )
 
 
@@ -97,6 +107,7 @@ class Run:
     schema: Schema
     rate: int
     lines: Sequence[bytes]
+    client: Client  # of what measures
 
     position: list[int] = field(default_factory=list, init=False)  # of each score, in the order in which they came
     scored_at: list[float] = field(default_factory=list, init=False)
@@ -104,7 +115,8 @@ class Run:
 
     def measure(self, process: Scorer) -> dict[str, Any]:
         """Warm the scorer up, then produce at a steady pace and watch the scores come."""
-        cluster = Cluster(self.servers, self.config.kafka)
+        settings = msgspec.structs.replace(self.config.kafka, client=self.client)
+        cluster = Cluster(self.servers, settings)
         for topic in (self.config.topics.events, self.config.topics.scores):
             create_topic(cluster, topic, 1, None, {})
         log = KafkaLog(cluster, 0)
@@ -112,7 +124,7 @@ class Run:
             log.append(self.config.topics.events, list(map(Message, self.lines[:WARM_EVENTS])))
             reading = self._read(log, process)
             self._wait_for(reading, self._targets(self.lines[:WARM_EVENTS]))
-            with producer(self.servers, self.config, list(self.lines[WARM_EVENTS:]), self.rate) as sent:
+            with producer(cluster, self.config.topics.events, list(self.lines[WARM_EVENTS:]), self.rate) as sent:
                 self._wait_for(reading, self._targets(self.lines), sent)
                 sent_at = np.array(sent.recv())
             return self._figures(sent_at, process.stop())
@@ -151,7 +163,7 @@ class Run:
 
     def _figures(self, sent_at: npt.NDArray[np.float64], report: dict[str, Any]) -> dict[str, Any]:
         position = np.array(self.position)
-        measured = position >= WARM_EVENTS
+        measured = position > WARM_EVENTS  # the producer's first waited for its client
         scored_at, seen_at = np.array(self.scored_at)[measured], np.array(self.seen_at)[measured]
         position = position[measured]
         sent = sent_at[position - WARM_EVENTS]
@@ -167,7 +179,7 @@ class Run:
             "max_ms": float(took.max()),
             "max_wait": self.config.score.max_wait,
             "batches": _batches(position, scored_at),
-            "events_per_s": (len(sent_at) - 1) / (sent_at[-1] - sent_at[0]),
+            "events_per_s": (len(sent_at) - 2) / (sent_at[-1] - sent_at[1]),
             "parts_ms": {
                 "arrive": float(arrive), "wait": wait, "decode": stages["decode"], "score": score,
                 "commit": stages["commit"], "visible": float(visible),

@@ -64,6 +64,7 @@ def scorer(servers: str, config: Config, config_file: Path | None, model: Path, 
         ("score", "snapshot_every"): config.score.snapshot_every,
         ("scores", "format"): config.scores.format,
         ("kafka", "delivery"): config.kafka.delivery,
+        ("kafka", "client"): config.kafka.client,
     }
     environment = {**os.environ, **{environment_name(*knob): value for knob, value in knobs.items()}}
     handle, said = tempfile.mkstemp(prefix="stderr-", dir=state)
@@ -79,11 +80,11 @@ def scorer(servers: str, config: Config, config_file: Path | None, model: Path, 
 
 
 @contextmanager
-def producer(servers: str, config: Config, lines: list[bytes], per_second: float) -> Iterator[Connection]:
+def producer(cluster: Cluster, topic: str, lines: list[bytes], per_second: float) -> Iterator[Connection]:
     """Produce from a process; the connection gives the instant of each send, once all are sent."""
     ours, its = multiprocessing.Pipe(duplex=False)
     process = multiprocessing.get_context("spawn").Process(
-        target=_produce, args=(servers, config, lines, per_second, its), daemon=True
+        target=_produce, args=(cluster, topic, lines, per_second, its), daemon=True
     )
     process.start()
     its.close()
@@ -95,5 +96,5 @@ def producer(servers: str, config: Config, lines: list[bytes], per_second: float
         ours.close()
 
 
-def _produce(servers: str, config: Config, lines: list[bytes], per_second: float, connection: Connection) -> None:
-    connection.send(list(paced(Cluster(servers, config.kafka), config.topics.events, map(Message, lines), per_second)))
+def _produce(cluster: Cluster, topic: str, lines: list[bytes], per_second: float, connection: Connection) -> None:
+    connection.send(list(paced(cluster, topic, map(Message, lines), per_second)))

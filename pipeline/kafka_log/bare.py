@@ -14,6 +14,7 @@ from pipeline.log import Message
 
 POLL_MS = 1000
 MAX_UNACKNOWLEDGED = 10_000  # messages; a broker that is slower slows the pace
+WAIT_SECONDS = 0.001  # between two looks at what is not acknowledged
 
 
 def echo(
@@ -48,7 +49,10 @@ def echo(
 
 
 def paced(cluster: Cluster, topic: str, messages: Iterable[Message], per_second: float) -> Iterator[float]:
-    """Send the messages to partition 0 at a steady pace, each by itself; yield the instant at which each was sent."""
+    """Send the messages to partition 0 at a steady pace, each by itself; yield the instant at which each was sent.
+
+    The pace begins once the first is acknowledged: its client asks around for half a second before it sends anything.
+    """
     producer = cluster.sender(0)
     waiting: deque[Any] = deque()
     began = time.monotonic()
@@ -57,10 +61,21 @@ def paced(cluster: Cluster, topic: str, messages: Iterable[Message], per_second:
             time.sleep(max(0.0, began + number / per_second - time.monotonic()))
             at = time.time()
             waiting.extend(send_all(producer, topic, [message], 0))
-            if len(waiting) > MAX_UNACKNOWLEDGED:
-                waiting.popleft().get()
+            if number == 0:
+                _wait_for(waiting[0])
+                began = time.monotonic()
+            while waiting and (waiting[0].is_done or len(waiting) > MAX_UNACKNOWLEDGED):
+                _wait_for(waiting.popleft())
             yield at
-        for future in waiting:
-            future.get()
+        for sent in waiting:
+            _wait_for(sent)
     finally:
         producer.close(timeout=1)
+
+
+def _wait_for(sent: Any) -> None:
+    """Return once a message is acknowledged; raise what kept it from that."""
+    while not sent.is_done:
+        time.sleep(WAIT_SECONDS)
+    if sent.failed():
+        raise sent.exception

@@ -19,7 +19,7 @@ from kafka import errors as kafka_errors
 
 from pipeline.errors import FencedError, LogError
 from pipeline.kafka_log.client import Cluster, explain
-from pipeline.kafka_log.sending import give_up, send_all
+from pipeline.kafka_log.sending import give_up, look_up, send_all
 from pipeline.kafka_log.writer import FATAL, RETRY_SECONDS, TransactionalWriter
 from pipeline.log import Message, Move, Underway, check_moves
 
@@ -68,9 +68,12 @@ class EarlyWriter:
     def replaced(self) -> int:
         return self._replaced + self._transactional.replaced
 
-    def take_over(self) -> None:
+    def take_over(self, outputs: Sequence[str]) -> None:
         """Fence whoever committed the positions of the shard before; its scores may still come for a while."""
-        self._transactional.take_over()
+        self._transactional.take_over(())
+        if self._producer is None:
+            self._producer = self._cluster.sender(linger_ms=0)
+            look_up(self._producer, outputs)
 
     def commit(self, moves: Mapping[str, Move], outputs: Mapping[str, Sequence[Message]]) -> Underway:
         """Send the outputs; wait only while more than `max_in_flight` messages are on their way."""

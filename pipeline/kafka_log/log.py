@@ -76,12 +76,14 @@ class KafkaLog(Log):
             self._reader.check_topic(topic)
         return self._writer(group, moves).commit(moves, outputs)
 
-    def take_over(self, group: str, topics: Sequence[str]) -> None:
+    def take_over(self, group: str, topics: Sequence[str], outputs: Sequence[str] = ()) -> None:
         """Fence whoever committed for the group, and end the transaction that it may have left open.
 
         Until then neither its scores' readers nor `committed` come past it.
         """
-        self._writer(group, topics).take_over()
+        for topic in (*topics, *outputs):
+            self._reader.check_topic(topic)
+        self._writer(group, topics).take_over(outputs)
 
     def committed(self, group: str, topic: str) -> Progress:
         self.flush()

@@ -18,10 +18,11 @@ from pipeline.errors import LogError
 from pipeline.kafka_log.client import Cluster, one_line
 from pipeline.log import Read, Record
 
-POLL_RECORDS = 1000  # at once from the client, of one topic
-# Of several, whatever a fetch held, which FETCH_BYTES bounds: kafka-python (3.0.12) loses sight of a partition that is
-# paused while a part of its fetch has been handed out.
+# At once from the client: whatever a fetch held, which FETCH_BYTES bounds. kafka-python (3.0.12) loses sight of a
+# partition that is paused while a part of its fetch has been handed out.
 ALL_RECORDS = 10**9
+# kafka-python (3.0.12) may overlook a fetch that came while it asked for the next, believes to be idle, and sleeps.
+IDLE_MS = 2
 POLL_SECONDS = 0.05  # a poll that skips nothing but marks gives nothing, and would not end before its time
 
 
@@ -31,7 +32,7 @@ class Reader:
     def __init__(self, cluster: Cluster, partition: int | None) -> None:
         self._servers = cluster.servers
         self._partition = partition
-        self._control = cluster.consumer()  # tells of topics, ends, beginnings
+        self._control = cluster.consumer(retry_backoff_ms=IDLE_MS)  # tells of topics, ends, beginnings
         self._consumer, self._record_of = cluster.fetcher(self._control)
         self._places: dict[str, TopicPartition] = {}
         self._checked: set[str] = set()
@@ -137,8 +138,7 @@ class Reader:
         full = [place for place, buffered in self._buffered.items() if buffered]
         self._consumer.pause(*full)
         try:
-            most = POLL_RECORDS if len(self._next) == 1 else ALL_RECORDS
-            polled = self._consumer.poll(round(timeout_seconds * 1000), most)
+            polled = self._consumer.poll(round(timeout_seconds * 1000), ALL_RECORDS)
         except kafka_errors.OffsetOutOfRangeError as error:
             self._refuse_positions(error)
         except kafka_errors.RetriableError:  # the broker is away, and what it has comes when it is back

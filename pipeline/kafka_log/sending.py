@@ -1,10 +1,11 @@
 """Messages of ours as the client sends them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
 from kafka import KafkaProducer, TopicPartition
+from kafka import errors as kafka_errors
 
 from pipeline.errors import LogError
 from pipeline.log import JSON, TOMBSTONE, Headers, Message
@@ -39,6 +40,46 @@ def _send_another(
     if is_full or is_new:
         producer._sender.wakeup()
     return future
+
+
+def look_up(producer: Any, topics: Sequence[str]) -> None:
+    """Have the client ask where the topics are: else the first message to each waits for the answer, 0.1 s or more."""
+    if isinstance(producer, KafkaProducer):
+        for topic in topics:
+            producer.partitions_for(topic)
+
+
+def commit_transaction(
+    producer: Any, sent: Sequence[Any], offsets: Mapping[TopicPartition, Any], group: str, stall_seconds: float
+) -> None:
+    """Commit what was `sent`, with the group's positions; KafkaTimeoutError where the broker stalls for so long."""
+    try:
+        if isinstance(producer, KafkaProducer):
+            _commit_at_once(producer, offsets, group, stall_seconds)
+        else:
+            producer.flush(stall_seconds)
+            producer.send_offsets_to_transaction(offsets, group)
+            producer.commit_transaction()
+    finally:
+        for future in sent:
+            if future.failed():
+                raise future.exception  # why the transaction failed
+
+
+def _commit_at_once(
+    producer: KafkaProducer, offsets: Mapping[TopicPartition, Any], group: str, stall_seconds: float
+) -> None:
+    """Ask for all that is left of a transaction, and wait once.
+
+    The client's public calls do it one after the other and wake this thread after each; and those that add positions
+    and commit wait for a stalled broker until it is back.
+    """
+    manager = producer._transaction_manager
+    manager.send_offsets_to_transaction(offsets, group)
+    committed = manager.begin_commit()
+    producer._sender.wakeup()
+    if not committed.wait(stall_seconds * 1000):
+        raise kafka_errors.KafkaTimeoutError(f"no answer for {stall_seconds:g} s")
 
 
 def give_up(producer: Any) -> None:

@@ -26,7 +26,7 @@ from pipeline.errors import FencedError, LogError
 from pipeline.kafka_log.client import Cluster, explain
 from pipeline.kafka_log.finisher import Finisher
 from pipeline.kafka_log.positions import Note, Positions, offset
-from pipeline.kafka_log.sending import LINGER_MS, give_up, send_all
+from pipeline.kafka_log.sending import LINGER_MS, commit_transaction, give_up, look_up, send_all
 from pipeline.log import Message, Move, Underway, check_moves
 
 RETRY_SECONDS = 0.5
@@ -63,14 +63,16 @@ class TransactionalWriter:
         self._id = f"graphsieve-{group}-{'+'.join(sorted(topics))}-{partition}"
         self._positions = Positions(cluster)
         self._producer: Any = None
+        self._outputs: Sequence[str] = ()
         self._committed: dict[str, int] = {}  # as of the producer's init, and of its commits since
         self._starts: dict[str, int] = {}
         self._name, self._attempts = uuid.uuid4().hex[:12], 0
         self._finisher = Finisher()
 
-    def take_over(self) -> None:
+    def take_over(self, outputs: Sequence[str]) -> None:
         """Fence all earlier producers of the shard, and end what they had begun; waits for a broker that is away."""
         self.flush()
+        self._outputs = outputs
         self._insist(self._begin)
 
     def commit(self, moves: Mapping[str, Move], outputs: Mapping[str, Sequence[Message]]) -> Underway:
@@ -151,6 +153,7 @@ class TransactionalWriter:
         producer = self._cluster.sender(LINGER_MS, self._id)
         try:
             producer.init_transactions()
+            look_up(producer, self._outputs)
         except BaseException:
             give_up(producer)
             raise
@@ -178,18 +181,11 @@ class TransactionalWriter:
 
     def _settle(self, moves: Mapping[str, Move], attempt: str, futures: list[Any]) -> None:
         """See that all messages are there, add the positions, and commit."""
-        # First, because it alone has a bound: the rest waits for a stalled broker until it is back.
-        if futures:
-            self._producer.flush(self._stall_seconds)
-        for future in futures:
-            if future.failed():
-                raise future.exception
         offsets = {
             TopicPartition(topic, self._partition): offset(move.position, Note(self._starts[topic], attempt))
             for topic, move in moves.items()
         }
-        self._producer.send_offsets_to_transaction(offsets, self._group)
-        self._producer.commit_transaction()
+        commit_transaction(self._producer, futures, offsets, self._group, self._stall_seconds)
 
     def _replace(self, error: Exception, why: str) -> None:
         self._drop()
