@@ -20,7 +20,6 @@ repeats, with their range; ratios count, absolute times depend on the machine an
 
 import argparse
 import gc
-import importlib.util
 import os
 import tempfile
 import uuid
@@ -36,6 +35,7 @@ import msgspec
 
 from consumers.service import calm_collector
 from pipeline.bench import embedded, kafka_handover, kafka_latency, kafka_soak
+from pipeline.bench.kafka_process import clients
 from pipeline.bench.kafka_serve import PARTS, Contender, Place, bare, score_only, serve
 from pipeline.broker import ROOMY, Broker
 from pipeline.config import Config, load_config
@@ -168,7 +168,7 @@ def _contenders(place: Place, small: Model, whole: Model) -> dict[str, Callable[
         contenders[f"{prefix}no log"] = partial(score_only, place, ours)
         contenders[f"{prefix}unpruned"] = partial(serve, place, replace(ours, model=whole))
         contenders[f"{prefix}at least once"] = partial(serve, place, replace(ours, delivery="at-least-once"))
-        if importlib.util.find_spec("confluent_kafka") is not None:
+        if "confluent" in clients():
             contenders[f"{prefix}confluent"] = partial(serve, place, replace(ours, client="confluent"))
     return contenders
 

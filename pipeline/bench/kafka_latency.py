@@ -4,8 +4,6 @@
     `graphsieve score`           a process, as it is deployed: membership, shard, snapshots
     this process                 reads the scores topic, committed messages only, and notes when each score was there
 
-The first and the last use confluent-kafka where that is installed: what measures should take little of the machine.
-
 All clocks are the same machine's. The parts of the way are medians of their own, so their sum is about the median:
 
     arrive    to the broker, and from there to the scorer
@@ -14,7 +12,6 @@ All clocks are the same machine's. The parts of the way are medians of their own
     visible   from the end of the commit to the reader
 """
 
-import importlib.util
 import itertools
 import tempfile
 import time
@@ -29,11 +26,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.bench.kafka_process import Scorer, producer, scorer
+from pipeline.bench.kafka_process import Client, Scorer, clients, measuring, producer, scorer
 from pipeline.config import Config
 from pipeline.decoder import Decoder
 from pipeline.errors import LogError
-from pipeline.kafka_log.client import Cluster
 from pipeline.kafka_log.log import KafkaLog
 from pipeline.kafka_log.topics import create_topic
 from pipeline.log import JSON, Message, Record
@@ -42,7 +38,6 @@ from pipeline.model import Model
 from pipeline.schema import Schema
 
 Delivery = Literal["exactly-once", "at-least-once"]
-Client = Literal["kafka-python", "confluent"]
 
 RATES = (1_000, 5_000)  # events a second
 SECONDS = 10.0  # of each measurement
@@ -59,18 +54,15 @@ def run(
 ) -> dict[str, Any]:
     """Measure either delivery with each client at every rate, in turn; return medians over the repeats."""
     found: dict[str, list[dict[str, Any]]] = {}
-    clients: tuple[Client, ...] = ("kafka-python",)
-    if importlib.util.find_spec("confluent_kafka") is not None:
-        clients = ("kafka-python", "confluent")
     with tempfile.TemporaryDirectory() as folder:
         model.save(Path(folder) / "model")
         for repeat in range(repeats):
             for delivery in get_args(Delivery):
-                for client, rate in itertools.product(clients, RATES):
+                for client, rate in itertools.product(clients(), RATES):
                     own = f"{config.topics.events}-{repeat}-{delivery}-{client}-{rate}"
                     ours = _own(config, delivery, client, own)
                     events = lines[: WARM_EVENTS + int(rate * SECONDS)]
-                    run = Run(servers, ours, model.schema, rate, events, clients[-1])
+                    run = Run(servers, ours, model.schema, rate, events)
                     with scorer(servers, ours, config_file, Path(folder) / "model", Path(folder) / own) as process:
                         measured = run.measure(process)
                     name = delivery if client == "kafka-python" else f"{delivery}, {client}"
@@ -107,7 +99,6 @@ class Run:
     schema: Schema
     rate: int
     lines: Sequence[bytes]
-    client: Client  # of what measures
 
     position: list[int] = field(default_factory=list, init=False)  # of each score, in the order in which they came
     scored_at: list[float] = field(default_factory=list, init=False)
@@ -115,8 +106,7 @@ class Run:
 
     def measure(self, process: Scorer) -> dict[str, Any]:
         """Warm the scorer up, then produce at a steady pace and watch the scores come."""
-        settings = msgspec.structs.replace(self.config.kafka, client=self.client)
-        cluster = Cluster(self.servers, settings)
+        cluster = measuring(self.servers, self.config)
         for topic in (self.config.topics.events, self.config.topics.scores):
             create_topic(cluster, topic, 1, None, {})
         log = KafkaLog(cluster, 0)

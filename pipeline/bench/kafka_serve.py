@@ -12,6 +12,7 @@ import msgspec
 
 from consumers.score import ScoreConsumer
 from consumers.service import warm_up
+from pipeline.bench.kafka_process import Client
 from pipeline.config import Config
 from pipeline.decoder import Decoder
 from pipeline.events import REASONS
@@ -36,7 +37,7 @@ class Contender:
     model: Model
     batch: int  # messages
     delivery: Literal["exactly-once", "at-least-once"] = "exactly-once"
-    client: Literal["kafka-python", "confluent"] = "kafka-python"
+    client: Client = "kafka-python"
 
 
 @dataclass

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.bench.kafka_process import Scorer, scorer
+from pipeline.bench.kafka_process import Scorer, measuring, scorer
 from pipeline.bench.kafka_serve import Contender, Place, serve
 from pipeline.bench.soak import SCHEMA, some_model
 from pipeline.config import Config
@@ -99,7 +99,7 @@ def _load(servers: str, config: Config, per_second: float) -> Iterator[None]:
 
 def _produce(servers: str, config: Config, per_second: float) -> None:
     messages = map(Message, synthetic_events(seed=0))
-    for _ in paced(Cluster(servers, config.kafka), config.topics.events, messages, per_second):
+    for _ in paced(measuring(servers, config), config.topics.events, messages, per_second):
         pass
 
 

@@ -29,6 +29,7 @@ BOOTSTRAP_MS = 15_000  # for the first answer of any broker
 FETCH_WAIT_MS = 200  # the broker answers earlier as soon as there is a message
 FETCH_BYTES = 4 * 2**20  # of a partition at once
 BATCH_BYTES = 256 * 1024  # messages of one partition in one request; a larger message goes alone
+REQUEST_MS = 30_000
 NEVER_MS = 24 * 3600 * 1000  # a batch that expires in the client wedges its producer for good: let none expire
 RETRY_BACKOFF_MS = 5  # a transaction must wait for the broker to finish the one before: some milliseconds
 MAX_MESSAGE_BYTES = 32 * 2**20  # the broker's own limit decides, and its refusal says what to raise
@@ -94,6 +95,8 @@ class Cluster:
             stall_ms = round(self.settings.stall_seconds * 1000)
             options |= {"transactional_id": transactional_id, "transaction_timeout_ms": stall_ms}
             options |= {"max_block_ms": stall_ms, "retry_backoff_ms": RETRY_BACKOFF_MS}
+            # A producer is lost with the first transactional request that gets no answer for so long.
+            options |= {"request_timeout_ms": max(REQUEST_MS, stall_ms)}
         return self.producer(**options)
 
     def admin(self) -> Any:
