@@ -58,7 +58,8 @@ def paced(cluster: Cluster, topic: str, messages: Iterable[Message], per_second:
     began = time.monotonic()
     try:
         for number, message in enumerate(messages):
-            time.sleep(max(0.0, began + number / per_second - time.monotonic()))
+            if (left := began + number / per_second - time.monotonic()) > 0:  # sleep(0) takes 0.1 ms
+                time.sleep(left)
             at = time.time()
             waiting.extend(send_all(producer, topic, [message], 0))
             if number == 0:
