@@ -19,6 +19,7 @@ O(fewer of the two ends' links). Memory a node: 40 bytes, 40 a link, 4 R for own
 a list: 72 bytes + 8 a counter, and its key. `ttl` and `max_neighbours` bound them all.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,9 +31,12 @@ from pipeline.graph_state import (
     ABSENT,
     LINK,
     LIST,
+    LIST_ARRAYS,
     LIVE,
     META,
+    NEW_LIST,
     ROW,
+    ROW_ARRAYS,
     Batch,
     Result,
     Rules,
@@ -40,6 +44,7 @@ from pipeline.graph_state import (
 )
 from pipeline.names import Names
 from pipeline.operations import OPERATION, Operations
+from pipeline.room import with_room
 from pipeline.schema import Schema
 
 
@@ -137,9 +142,24 @@ class Graph:
 
     # -- state on disk --
 
+    def rows_used(self) -> int:
+        """Return after which row no name has one."""
+        return int(self._ids.indices().max(initial=-1)) + 1
+
+    def lists_used(self) -> int:
+        """Return after which list all are free."""
+        state = self._state
+        used = np.ones(self.list_capacity, np.bool_)
+        used[state.free_lists[: int(state.meta["free_lists"][0])]] = False
+        return int(np.flatnonzero(used).max(initial=-1)) + 1
+
     def export(self) -> dict[str, npt.NDArray[np.generic]]:
-        """Return everything the graph remembers as plain arrays (views: copy or write them before the next batch)."""
-        arrays = {f"graph.{name}": array for name, array in self._state._asdict().items()}
+        """Return everything the graph remembers as plain arrays (views: copy or write them before the next batch).
+
+        Of rows and lists only those that were ever in use; `idle_rows` and `free_lists` tell how many there may be.
+        """
+        used = dict.fromkeys(ROW_ARRAYS, self.rows_used()) | dict.fromkeys(LIST_ARRAYS, self.lists_used())
+        arrays = {f"graph.{name}": array[: used.get(name)] for name, array in self._state._asdict().items()}
         arrays |= self._ids.export("graph.ids")
         for g, keys in enumerate(self._keys):
             arrays |= keys.export(f"graph.keys{g}")
@@ -147,7 +167,11 @@ class Graph:
 
     def restore(self, arrays: dict[str, npt.NDArray[np.generic]]) -> None:
         """Take up the state that `export` gave."""
-        self._state = State(*(_as_ours(arrays[f"graph.{name}"], ours) for name, ours in self._state._asdict().items()))
+        state = {name: _as_ours(arrays[f"graph.{name}"], ours) for name, ours in self._state._asdict().items()}
+        for names, room in zip((ROW_ARRAYS, LIST_ARRAYS), capacities(arrays), strict=True):
+            state |= {name: with_room(state[name], room) for name in names}
+        state["lists"][len(arrays["graph.lists"]) :] = NEW_LIST
+        self._state = State(**state)
         self._ids = Names.restore(arrays, "graph.ids")
         self._keys = [Names.restore(arrays, f"graph.keys{g}") for g in range(len(self._keys))]
         used = np.zeros(self.row_capacity, np.bool_)
@@ -220,17 +244,15 @@ class Graph:
         more = max(wanted, old, 1024)
         state = self._state
         self._state = state._replace(
-            rows=_longer(state.rows, more), owner=_longer(state.owner, more), levels=_longer(state.levels, more),
-            idle_rows=_longer(state.idle_rows, more),
-        )  # fmt: skip
+            **{name: _longer(getattr(state, name), more) for name in (*ROW_ARRAYS, "idle_rows")}
+        )
         self._free_rows = list(range(old + more - 1, old - 1, -1)) + self._free_rows
 
     def _grow_lists(self, wanted: int) -> None:
         old = self.list_capacity
         more = max(wanted, old, 1024)
-        names = ("lists", "level_sums", "arrivals", "labelled", "spam", "free_lists", "idle_lists")
-        grown = {name: _longer(getattr(self._state, name), more) for name in names}
-        grown["lists"][old:] = np.array((0, 0, 0, -np.inf, -np.inf, 0, -1, -1, -1, 0, 0, 0, 0, 0), LIST)
+        grown = {name: _longer(getattr(self._state, name), more) for name in (*LIST_ARRAYS, "free_lists", "idle_lists")}
+        grown["lists"][old:] = NEW_LIST
         free = int(self._state.meta["free_lists"][0])
         grown["free_lists"][free : free + more] = np.arange(old + more - 1, old - 1, -1)
         self._state = self._state._replace(**grown)
@@ -279,15 +301,20 @@ class Graph:
         meta["idle_rows"], meta["idle_lists"] = 0, 0
 
 
+def capacities(arrays: Mapping[str, npt.NDArray[np.generic]]) -> tuple[int, int]:
+    """Return for how many rows and how many lists an exported graph has room."""
+    return len(arrays["graph.idle_rows"]), len(arrays["graph.free_lists"])
+
+
 def _as_ours(array: npt.NDArray[np.generic], ours: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-    """Copy `array` to the very type of `ours`: a record type from a file equals it, but numba would compile anew."""
-    copy = np.empty(array.shape, ours.dtype)
-    copy[...] = array
-    return copy
+    """Return `array` with the very type of `ours`: one from a file equals it, but numba would compile anew for it."""
+    if array.dtype != ours.dtype:
+        raise ValueError(f"an array of {array.dtype}, expected {ours.dtype}")
+    return array.view(ours.dtype)
 
 
 def _longer(array: npt.NDArray[np.generic], more: int) -> npt.NDArray[np.generic]:
-    return np.concatenate([array, np.zeros((more, *array.shape[1:]), array.dtype)])
+    return with_room(array, len(array) + more)
 
 
 def _rules(schema: Schema) -> Rules:

@@ -38,6 +38,10 @@ class State(NamedTuple):
     idle_lists: Array
 
 
+ROW_ARRAYS = ("rows", "owner", "levels")  # these tell of rows, those of lists
+LIST_ARRAYS = ("lists", "level_sums", "arrivals", "labelled", "spam")
+
+
 class Rules(NamedTuple):
     """What the schema says, as numbers."""
 
@@ -109,6 +113,7 @@ LIST = np.dtype(
     ],
     align=True,
 )
+NEW_LIST = np.array((0, 0, 0, -np.inf, -np.inf, 0, -1, -1, -1, 0, 0, 0, 0, 0), LIST)
 LINK = np.dtype(
     [
         ("ts", "f8"),  # the age that a half-life weighs: the node's, or the edge's

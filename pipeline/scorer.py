@@ -9,6 +9,7 @@ The result equals one event at a time: layer 1 never reads hidden features, so n
 """
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,9 +17,10 @@ import numpy.typing as npt
 
 from pipeline.cache import Cache
 from pipeline.events import SCORE, EventBatch
-from pipeline.graph import Applied, Graph
+from pipeline.graph import Applied, Graph, capacities
 from pipeline.lists import Lists
 from pipeline.model import Model
+from pipeline.room import with_room
 from pipeline.transform import Transform
 
 Floats = npt.NDArray[np.float32]
@@ -64,16 +66,22 @@ class Scorer:
     def export(self) -> dict[str, npt.NDArray[np.generic]]:
         """Return the shard's whole state as plain arrays: the graph, both caches, both lists."""
         arrays: dict[str, npt.NDArray[np.generic]] = dict(self.graph.export())
-        arrays |= {"inputs.rows": self.inputs.rows, "inputs.sums": self.input_lists.sums}
-        arrays |= {"hidden.rows": self.hidden.rows, "hidden.sums": self.hidden_lists.sums}
+        rows, lists = self.graph.rows_used(), self.graph.lists_used()
+        arrays |= {"inputs.rows": self.inputs.rows[:rows], "inputs.sums": self.input_lists.sums[:lists]}
+        arrays |= {"hidden.rows": self.hidden.rows[:rows], "hidden.sums": self.hidden_lists.sums[:lists]}
         return arrays
 
     def restore(self, arrays: dict[str, npt.NDArray[np.generic]]) -> None:
-        """Take up the state that `export` gave; the arrays are this shard's from now on, and change with it."""
-        self.graph.restore(arrays)
-        self.inputs.rows, self.hidden.rows = (np.asarray(arrays[f"{n}.rows"], np.float32) for n in ("inputs", "hidden"))
-        self.input_lists.sums = np.asarray(arrays["inputs.sums"], np.float64)
-        self.hidden_lists.sums = np.asarray(arrays["hidden.sums"], np.float64)
+        """Take up the state that `export` gave; the arrays of `arrays` are this shard's from now on, or gone."""
+        rows, lists = capacities(arrays)
+        with ThreadPoolExecutor(1) as beside:  # names are made by Python, values are copied without it
+            inputs = beside.submit(with_room, np.asarray(arrays.pop("inputs.rows"), np.float32), rows)
+            input_sums = beside.submit(with_room, np.asarray(arrays.pop("inputs.sums"), np.float64), lists)
+            hidden = beside.submit(with_room, np.asarray(arrays.pop("hidden.rows"), np.float32), rows)
+            hidden_sums = beside.submit(with_room, np.asarray(arrays.pop("hidden.sums"), np.float64), lists)
+            self.graph.restore(arrays)
+        self.inputs.rows, self.input_lists.sums = inputs.result(), input_sums.result()
+        self.hidden.rows, self.hidden_lists.sums = hidden.result(), hidden_sums.result()
 
     def memory_bytes(self) -> dict[str, int]:
         """Bytes by part, as allocated."""

@@ -24,7 +24,7 @@ from pipeline.errors import LogError
 from pipeline.kafka_log.client import Cluster, explain, one_line
 
 POLL_SECONDS = 0.2
-HEARTBEAT_MS = 1000  # a rebalance waits for every member's next one, and the partitions that move wait with it
+HEARTBEAT_MS = 300  # a rebalance waits for every member's next one, and the partitions that move wait with it
 
 
 class Served(Protocol):
