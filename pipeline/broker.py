@@ -329,7 +329,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m pipeline.broker", description="an Apache Kafka broker, one node")
     parser.add_argument("--port", type=int, default=0, help=f"by default {USUAL_PORT}, or a free one where it is taken")
     args = parser.parse_args(argv)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for end in (signal.SIGINT, signal.SIGTERM):  # a shell has its background commands ignore the first
+        signal.signal(end, signal.default_int_handler)
     try:
         run_broker(args.port, say=lambda line: print(f"graphsieve: {line}", file=sys.stderr, flush=True))
     except KeyboardInterrupt:

@@ -51,8 +51,8 @@ def test_the_breakdown_adds_up_to_the_whole_time(report: dict):
 
 
 def test_the_latency_of_either_delivery_is_told_with_its_batches_and_parts(report: dict):
-    names = {f"{delivery}, {rate}/s" for delivery in ("exactly-once", "at-least-once") for rate in (1000, 5000)}
-    assert set(report["latency"]) == names
+    served = ("exactly-once", "exactly-once, confluent", "at-least-once", "at-least-once, confluent")
+    assert set(report["latency"]) == {f"{how}, {rate}/s" for how in served for rate in (1000, 5000)}
     for row in report["latency"].values():
         assert 0 < row["p50_ms"] <= row["p99_ms"] <= row["max_ms"]
         assert 1 <= row["batch_p50"] <= row["batch_p99"]

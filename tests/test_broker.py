@@ -152,7 +152,7 @@ def test_in_the_foreground_it_tells_its_url_and_leaves_nothing_behind(tmp_path, 
             url = process.stdout.readline().strip()
             assert is_open(port_of(url))
             process.send_signal(end)
-            rest, said = process.communicate()
+            rest, said = process.communicate(timeout=60)
         finally:
             process.kill()
     assert process.returncode == 0, said
