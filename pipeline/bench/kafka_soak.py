@@ -110,7 +110,7 @@ def _watch(log: KafkaLog, config: Config, process: Scorer, seconds: float) -> It
     for number in range(1, round(seconds / every) + 1):
         time.sleep(max(0.0, began + number * every - time.monotonic()))
         process.check()
-        end, committed = log.end(config.topics.events), log.committed(config.score.group, config.topics.events).position
+        committed, end = log.committed(config.score.group, config.topics.events).position, log.end(config.topics.events)
         resident = resident_mb(process.process.pid)
         sample = Sample(time.monotonic() - began, committed, end - committed, resident)
         print(
