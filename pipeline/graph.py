@@ -142,11 +142,11 @@ class Graph:
 
     # -- state on disk --
 
-    def rows_used(self) -> int:
+    def _rows_used(self) -> int:
         """Return after which row no name has one."""
         return int(self._ids.indices().max(initial=-1)) + 1
 
-    def lists_used(self) -> int:
+    def _lists_used(self) -> int:
         """Return after which list all are free."""
         state = self._state
         used = np.ones(self.list_capacity, np.bool_)
@@ -158,7 +158,7 @@ class Graph:
 
         Of rows and lists only those that were ever in use; `idle_rows` and `free_lists` tell how many there may be.
         """
-        used = dict.fromkeys(ROW_ARRAYS, self.rows_used()) | dict.fromkeys(LIST_ARRAYS, self.lists_used())
+        used = dict.fromkeys(ROW_ARRAYS, self._rows_used()) | dict.fromkeys(LIST_ARRAYS, self._lists_used())
         arrays = {f"graph.{name}": array[: used.get(name)] for name, array in self._state._asdict().items()}
         arrays |= self._ids.export("graph.ids")
         for g, keys in enumerate(self._keys):

@@ -66,7 +66,7 @@ class Scorer:
     def export(self) -> dict[str, npt.NDArray[np.generic]]:
         """Return the shard's whole state as plain arrays: the graph, both caches, both lists."""
         arrays: dict[str, npt.NDArray[np.generic]] = dict(self.graph.export())
-        rows, lists = self.graph.rows_used(), self.graph.lists_used()
+        rows, lists = len(arrays["graph.rows"]), len(arrays["graph.lists"])  # those that were ever in use
         arrays |= {"inputs.rows": self.inputs.rows[:rows], "inputs.sums": self.input_lists.sums[:lists]}
         arrays |= {"hidden.rows": self.hidden.rows[:rows], "hidden.sums": self.hidden_lists.sums[:lists]}
         return arrays

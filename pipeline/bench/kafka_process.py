@@ -1,4 +1,4 @@
-"""The processes of `bench kafka`: the deployed scorer, and a producer at a steady pace."""
+"""The processes of `bench kafka`, the deployed scorer and a producer at a steady pace, and the clients they use."""
 
 import json
 import multiprocessing
