@@ -13,12 +13,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from conftest import REPOSITORY
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
 from prometheus import DEPLOY, Prometheus, eventually, free_port, loaded, prometheus
 from test_docs import answers
 from test_rules import METRIC, NOT_YET, not_yet
@@ -29,7 +32,7 @@ from producers.synthetic import synthetic_events
 
 GRAFANA = DEPLOY / "grafana"
 NAMES = ("service", "detection")
-PAST = 16_000  # events that are there at the start: labels come days later, and these are days
+PAST = 8_000  # events that are there at the start: labels come days later, and these are days
 CHUNK, PAUSE_SECONDS = 60, 0.2  # events, and how long until the next ones
 BAD_EVERY = 50
 SNAPSHOT_EVERY = "2s"
@@ -110,6 +113,31 @@ def test_panels_have_places_of_their_own_and_say_what_they_show(name: str):
         assert panel["type"] == "table" or panel["type"] == "state-timeline" or panel["fieldConfig"]["defaults"]["unit"]
 
 
+def lost(ours: Any, theirs: Any, path: str = "") -> Iterator[str]:
+    """The places of `ours` that are not the same in `theirs`."""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        for key, value in ours.items():
+            yield from lost(value, theirs.get(key), f"{path}/{key}")
+    elif isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
+        for value, other in zip(ours, theirs, strict=True):
+            yield from lost(value, other, path)
+    elif ours != theirs:
+        yield path
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_grafanas_own_types_have_a_place_for_every_key(name: str):
+    register_default_plugins()  # panels and the data source have types of their own
+    ours = dashboard(name)
+    theirs = json.loads(json.dumps(Dashboard.from_json(ours), cls=JSONEncoder))
+    of_the_data_source = {f"/annotations/list/{key}" for key in ("step", "titleFormat", "textFormat")}
+    assert set(lost(ours, theirs)) <= of_the_data_source | {"/templating/list/definition"}
+    misspelt = dashboard(name)
+    misspelt["panels"][0]["options"]["colourMode"] = "value"
+    theirs = json.loads(json.dumps(Dashboard.from_json(misspelt), cls=JSONEncoder))
+    assert "/panels/options/colourMode" in set(lost(misspelt, theirs))
+
+
 def test_the_data_source_asks_as_often_as_prometheus_scrapes_and_grafana_finds_the_dashboards():
     assert loaded(DEPLOY / "prometheus.yml")["global"]["scrape_interval"] == SCRAPE
     (provider,) = loaded(GRAFANA / "provisioning/dashboards/graphsieve.yml")["providers"]
@@ -122,21 +150,24 @@ def test_the_data_source_asks_as_often_as_prometheus_scrapes_and_grafana_finds_t
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """A Prometheus that has watched a consumer and its quality for a while; the stream goes on."""
-    folder = tmp_path_factory.mktemp("watched")
+    with watching(tmp_path_factory.mktemp("watched")) as server:
+        time.sleep(SETTLE_SECONDS)
+        yield server
+
+
+@contextmanager
+def watching(folder: Path) -> Iterator[Prometheus]:
+    """A Prometheus that watches a consumer under load and its quality."""
     model, log = trained(folder), f"sqlite:{folder / 'log.db'}"
     scorer, quality = free_port(), free_port()
+    score = ["score", "--model", model, "--log", log, "--state", folder / "state", "--metrics-port", scorer]
+    follow = ["quality", "--log", log, "--follow", "--metrics-port", quality]
     judged = ["--model", model] if not NOT_YET else []
     with ExitStack() as stack:
         stack.enter_context(feeding(folder / "log.db"))
-        score = ["score", "--model", model, "--log", log, "--state", folder / "state", "--metrics-port", scorer]
         stack.enter_context(running(folder, scorer, *score))
-        follow = ["quality", "--log", log, "--follow", "--metrics-port", quality, *judged]
-        stack.enter_context(running(folder, quality, *follow))
-        targets = {"graphsieve": [scorer], "graphsieve-quality": [quality]}
-        server = stack.enter_context(prometheus(folder, targets))
-        time.sleep(SETTLE_SECONDS)
-        yield server
+        stack.enter_context(running(folder, quality, *follow, *judged))
+        yield stack.enter_context(prometheus(folder, {"graphsieve": [scorer], "graphsieve-quality": [quality]}))
 
 
 def trained(folder: Path) -> Path:
@@ -178,15 +209,14 @@ def running(folder: Path, port: int, *words: object) -> Iterator[None]:
 @contextmanager
 def feeding(path: Path) -> Iterator[None]:
     """A stream with a past, that goes on; now and then an event is bad."""
-    lines = synthetic_events(seed=3)
-    log = SqliteLog(path)
-    log.append("events", chunk(lines, PAST))
-    stop = threading.Event()
+    lines, stop = synthetic_events(seed=3), threading.Event()
+    with closing(SqliteLog(path)) as log:
+        log.append("events", chunk(lines, PAST))
 
     def feed() -> None:
-        while not stop.wait(PAUSE_SECONDS):
-            log.append("events", chunk(lines, CHUNK))
-        log.close()
+        with closing(SqliteLog(path)) as log:
+            while not stop.wait(PAUSE_SECONDS):
+                log.append("events", chunk(lines, CHUNK))
 
     feeder = threading.Thread(target=feed)
     feeder.start()

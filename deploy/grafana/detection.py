@@ -40,7 +40,7 @@ NOW = Row(
             decimals=1,
         ),
         stat(
-            "AUROC",
+            "AUROC now",
             "Chance that a spam scores higher than what is none, by the newest labels; beside it what the checkpoint "
             "promised.",
             Query(f"graphsieve_quality_auroc{LONG}", "now"),
@@ -48,7 +48,7 @@ NOW = Row(
             decimals=3,
         ),
         stat(
-            "Average precision",
+            "Average precision now",
             "Area under the precision-recall curve, by the newest labels; beside it what the checkpoint promised.",
             Query(f"graphsieve_quality_average_precision{LONG}", "now"),
             Query(f"graphsieve_quality_expected_average_precision{QUALITY}", "promised"),

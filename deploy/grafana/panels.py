@@ -1,4 +1,4 @@
-"""The words that dashboards are written in, and what Grafana reads (schema 42: Grafana 12; newer ones migrate it).
+"""The words that dashboards are written in, and what Grafana reads (schema 41: Grafana 12; newer ones migrate it).
 
 Query      one PromQL expression and the name of its series
 panels     `stats`, `lines`, `heat`, `states`, `bars`, `rows_of`: dicts as Grafana wants them, less their place
@@ -98,13 +98,16 @@ def heat(title: str, about: str, query: Query, unit: str = "short") -> Json:
     return panel
 
 
-def states(title: str, about: str, *queries: Query, names: Mapping[int, tuple[str, str]]) -> Json:
-    """What something was when. `names` gives a value's word and colour."""
+def states(
+    title: str, about: str, *queries: Query, names: Mapping[int, tuple[str, str]], steps: Steps = NO_STEPS
+) -> Json:
+    """What something was when. `names` gives a value's word and colour, `steps` the colours of all others."""
     mappings = [{"type": "value", "options": {str(v): {"text": t, "color": c} for v, (t, c) in names.items()}}]
     defaults = {
         "mappings": mappings,
         "custom": {"fillOpacity": 70, "lineWidth": 0},
-        "thresholds": _thresholds(NO_STEPS),
+        "color": {"mode": "thresholds"},
+        "thresholds": _thresholds(steps),
     }
     options = {
         "mergeValues": True,
@@ -216,7 +219,7 @@ def dashboard(
         "title": title,
         "description": about,
         "tags": ["graphsieve"],
-        "schemaVersion": 42,
+        "schemaVersion": 41,
         "version": 1,
         "editable": True,
         "graphTooltip": 1,  # one crosshair through all panels

@@ -24,7 +24,7 @@ NOW = Row(
             steps={1: RED},
         ),
         stat(
-            "Alerts",
+            "Alerts firing",
             "Alerts that fire, of this and all other jobs; which ones, and since when: below.",
             Query(f"count({FIRING}) or vector(0)"),
             steps={1: RED},

@@ -74,6 +74,7 @@ WRONG = [
                     "{{alertname}}",
                 ),
                 names={0: ("none", "green")},
+                steps={1: RED},
             ),
             lines(
                 "Dead letters by reason",
