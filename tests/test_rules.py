@@ -63,6 +63,13 @@ def test_alerts_fire_when_they_should_and_only_then(path):
     promtool("test", "rules", path)
 
 
+@pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
+def test_what_is_recorded_is_evaluated_before_the_alerts_that_ask_for_it(path):
+    """promtool evaluates groups that it is told no order of in any, each time anew."""
+    names = [group["name"] for file in ("rules.yml", "alerts.yml") for group in loaded(DEPLOY / file)["groups"]]
+    assert loaded(path)["group_eval_order"] == names
+
+
 def cases() -> Iterator[dict[str, Any]]:
     """Every question that the tests of promtool ask about alerts that fire."""
     for path in CASES:
