@@ -277,7 +277,8 @@ def test_the_tree_of_the_readme_is_the_tree():
         if path.startswith(" "):
             assert about, line
             named.append(folder + path.strip())
-    patterns = [*(f"{package}/**/*.py" for package in PACKAGES), "deploy/**/*.toml", "docs/*"]
+    watching = ("deploy/*.yml", "deploy/grafana/*.json", "deploy/grafana/*.py", "deploy/grafana/provisioning/*/*")
+    patterns = [*(f"{package}/**/*.py" for package in PACKAGES), "deploy/**/*.toml", *watching, "docs/*"]
     files = {path.relative_to(REPOSITORY).as_posix() for pattern in patterns for path in REPOSITORY.glob(pattern)}
     assert sorted(named) == sorted(file for file in files if not file.endswith("__init__.py"))
 

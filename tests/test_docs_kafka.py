@@ -1,20 +1,14 @@
 """docs/kafka.md from its first command to the dashboard: a real broker, a real consumer, a real Prometheus."""
 
 import contextlib
-import json
-import os
-import shutil
+import functools
 import signal
-import socket
-import subprocess
 import time
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from conftest import REPOSITORY
+from prometheus import eventually, free_port, prometheus
 from test_docs import answers, blocks, graphsieve
 
 from pipeline.broker import Broker
@@ -38,9 +32,9 @@ def test_every_command_of_the_page_runs_and_every_query_has_data(own_broker: Bro
     with serve(serving, tmp_path) as port:
         for words in after:
             run(words, tmp_path)
-        with prometheus(port, tmp_path) as address:
+        with prometheus(tmp_path, {"graphsieve": [port]}, words_of_prometheus()) as server:
             for query in queries():
-                assert eventually(address, query), query
+                eventually(functools.partial(server.query, query), query)
 
 
 def parted(all_of_them: list[list[str]]) -> tuple[list[list[str]], list[str], list[list[str]]]:
@@ -74,48 +68,15 @@ def serve(words: list[str], cwd: Path) -> Iterator[str]:
         process.communicate()
 
 
-@contextlib.contextmanager
-def prometheus(port: str, folder: Path) -> Iterator[str]:
-    """Run Prometheus as the page says, but for the ports."""
+def words_of_prometheus() -> list[str]:
+    """How the page starts it."""
     (console,) = [line for block in blocks(PAGE, "console") for line in block.splitlines() if line.startswith("prome")]
-    program, *flags = console.split()
-    if shutil.which(program) is None:
-        refuse = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
-        refuse("no prometheus here: apt-get install prometheus")
-    config = folder / "prometheus.yml"
-    config.write_text((REPOSITORY / "deploy/prometheus.yml").read_text().replace("9108", port))
-    own = f"127.0.0.1:{free_port()}"
-    flags = [flag.replace("deploy/prometheus.yml", str(config)) for flag in flags]
-    with (folder / "prometheus.log").open("w") as said:
-        process = subprocess.Popen([program, *flags, f"--web.listen-address={own}"], cwd=folder, stderr=said)
-        try:
-            yield own
-        finally:
-            process.terminate()
-            process.wait(30)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return console.split()
 
 
 def queries() -> list[str]:
     (block,) = blocks(PAGE, "promql")
     return block.splitlines()
-
-
-def eventually(address: str, query: str) -> bool:
-    """Tell whether a query gives data within a minute. A rate over nothing is still a number; only NaN is none."""
-    deadline = time.monotonic() + 60
-    wanted = f"http://{address}/api/v1/query?query={urllib.parse.quote(query)}"
-    while time.monotonic() < deadline:
-        with contextlib.suppress(OSError), urllib.request.urlopen(wanted, timeout=5) as answer:
-            if json.load(answer)["data"]["result"]:
-                return True
-        time.sleep(0.5)
-    return False
 
 
 def test_the_schema_of_the_page_is_one(tmp_path: Path):
