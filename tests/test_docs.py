@@ -131,7 +131,7 @@ def answers(port, page):
 
 def test_the_make_targets_of_the_readme_are_there_and_help_tells_of_each():
     makefile = text_of("Makefile")
-    targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
     named = {line.split()[1] for block in blocks("README.md", "console") for line in block.splitlines()}
     assert {"demo", "test"} == named <= targets
     assert {"install", "demo", "test", "lint", "bench", "trials", "clean", "help"} <= targets
@@ -277,7 +277,7 @@ def test_the_tree_of_the_readme_is_the_tree():
         if path.startswith(" "):
             assert about, line
             named.append(folder + path.strip())
-    patterns = [*(f"{package}/**/*.py" for package in PACKAGES), "deploy/**/*.toml", "docs/*"]
+    patterns = [*(f"{package}/**/*.py" for package in PACKAGES), "deploy/**/*.toml", "deploy/compose.yaml", "docs/*"]
     files = {path.relative_to(REPOSITORY).as_posix() for pattern in patterns for path in REPOSITORY.glob(pattern)}
     assert sorted(named) == sorted(file for file in files if not file.endswith("__init__.py"))
 
