@@ -5,10 +5,10 @@
     list   its counters and key, and two running sums: of input channels and of hidden features
 
 N nodes with S links each and L lists weigh N * (row + S * link) + L * list at least. Arrays have room for more than
-they hold and double when they are full, so they weigh up to twice as much. A shard that is restored has the snapshot's
-arrays beside those that it fills from them, one that grows has the old ones beside the new: a limit must allow that.
+they hold and double when they are full, so they weigh up to twice as much. That also covers the moments at which some
+are there twice: while one doubles, and while a snapshot is restored, much of the new room has not been touched yet.
 
-A test holds this to what a scorer's arrays weigh; docs/deploy.md has what processes of a million nodes weighed.
+A test holds this to what a scorer's arrays weigh; docs/deploy.md has what a process of a million nodes weighed.
 """
 
 import math
@@ -43,10 +43,6 @@ class Footprint(NamedTuple):
         arrays = self._arrays(nodes, nodes * self.links_a_node, lists)
         return ROOM * arrays + NAME_BYTES * (nodes + lists)
 
-    def peak(self, nodes: int, lists: int) -> int:
-        """Return the bytes while arrays that have just doubled are filled from others that were full."""
-        return self.most(nodes, lists) + self._arrays(nodes, nodes * self.links_a_node, lists)
-
     def each(self) -> dict[str, int]:
         """Return the bytes that one more of each thing needs, its name with it."""
         return {
@@ -58,7 +54,6 @@ class Footprint(NamedTuple):
     def report(self, nodes: int, lists: int) -> dict[str, int]:
         """Return what a consumer of one such shard needs, in megabytes, its process with it."""
         sizes = {"least_mb": self.least(nodes, lists), "most_mb": self.most(nodes, lists)}
-        sizes["peak_mb"] = self.peak(nodes, lists)
         megabytes = {name: math.ceil((PROCESS_BYTES + size) / 1e6) for name, size in sizes.items()}
         return {"nodes": nodes, "lists": lists, **megabytes}
 

@@ -86,7 +86,7 @@ def test_make_targets_of_the_page_are_there():
 
 def test_the_table_of_memory_is_what_inspect_says():
     each = footprint(random_model(load_schema(DEPLOY / "schemas/synthetic.toml"), width=16))
-    rows = re.findall(r"^\| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \|", text(), re.MULTILINE)
+    rows = re.findall(r"^\| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \|$", text(), re.MULTILINE)
     assert rows
     for cells in rows:
         nodes, lists, *sizes = (int(cell.replace(",", "")) for cell in cells)

@@ -52,7 +52,7 @@ def test_a_shard_weighs_between_the_least_and_the_most_for_its_nodes_and_lists(m
     weighed = sum(scorer.memory_bytes().values())
     room = each.most(BATCH, BATCH * each.links_a_node)  # that a micro-batch asks for before it is applied
     assert each.least(nodes, lists) * 0.95 < weighed < each.most(nodes, lists) + room
-    assert each.peak(nodes, lists) > each.most(nodes, lists) > 1.5 * each.least(nodes, lists)
+    assert each.most(nodes, lists) > 1.5 * each.least(nodes, lists)
 
 
 def test_inspect_tells_what_a_shard_of_a_checkpoint_will_weigh(model, tmp_path, capsys):
@@ -63,7 +63,7 @@ def test_inspect_tells_what_a_shard_of_a_checkpoint_will_weigh(model, tmp_path, 
     assert memory["bytes_a_node"] == each.least(1, 0)
     assert memory["bytes_a_list"] == each.least(0, 1)
     assert memory["least_mb"] == math.ceil((PROCESS_BYTES + each.least(10**6, 5 * 10**5)) / 1e6)
-    assert memory["least_mb"] < memory["most_mb"] < memory["peak_mb"]
+    assert memory["least_mb"] < memory["most_mb"]
 
 
 def test_as_many_lists_as_nodes_are_meant_where_none_are_told(model, tmp_path):
