@@ -16,12 +16,12 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 # Test processes; the tests of a file stay together, for they share what takes long to make.
 WORKERS ?= 2
 
-.PHONY: help install demo kafka test lint format bench trials clean
+.PHONY: help install demo kafka test lint format bench trials image-test clean
 
 help: ## say what there is
 	@echo "make TARGET; every target installs into $(VENV) first, once"
 	@echo
-	@sed -nE 's/^([a-z]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
 install: $(INSTALLED) ## make .venv with everything: serving, training, Kafka, development
 
@@ -57,6 +57,9 @@ bench: install ## events/s from the log to committed scores, and where the time 
 
 trials: install ## what takes long, whole: kills, mutated messages, real data, ten million events
 	@$(BIN)/pytest -m trial --capture=no --verbose
+
+image-test: install ## build the serving image without Docker, and run it; Debian, root, buildah, debootstrap
+	@GRAPHSIEVE=$(abspath $(BIN)/graphsieve) deploy/image-test
 
 clean: ## remove what the other targets made, but for .venv
 	rm -rf demo trials build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -260,7 +260,7 @@ def _record(args: Args) -> dict[str, Any]:
 def _inspect(args: Args) -> dict[str, Any]:
     from pipeline.inspect import inspect
 
-    return inspect(args.what, _config(args), args.group)
+    return inspect(args.what, _config(args), args.group, args.nodes, args.lists)
 
 
 def _demo(args: Args) -> dict[str, Any]:

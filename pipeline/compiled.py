@@ -2,10 +2,15 @@
 
 numba's own cache looks at the file of a function and not at what it calls or which constants it read from other
 modules, so an upgrade could go on running old code. Here the folder's name is a digest of all compiled sources.
+
+A cache that was filled beforehand and cannot be written, as in an image, is used all the same, by way of a copy.
 """
 
+import atexit
 import hashlib
 import os
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,7 +33,24 @@ def _cache_folder() -> Path | None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
         return None
-    return folder if os.access(folder, os.R_OK) else None
+    return folder if os.access(folder, os.W_OK) else _copied(folder)
+
+
+def _copied(folder: Path) -> Path | None:
+    """Return a copy of `folder` that lasts as long as this process, None where none can be made.
+
+    numba refuses a folder that it cannot write, though all that it would write is there already.
+    """
+    try:
+        copy = Path(tempfile.mkdtemp(prefix="graphsieve-"))
+    except OSError:
+        return None
+    atexit.register(shutil.rmtree, copy, ignore_errors=True)
+    try:
+        shutil.copytree(folder, copy, dirs_exist_ok=True)
+    except OSError:
+        return None
+    return copy
 
 
 _numba: Any = numba  # its types know neither its settings nor `_nrt`

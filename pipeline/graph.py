@@ -136,7 +136,7 @@ class Graph:
         """Bytes by part, as allocated; names are an estimate."""
         state = self._state
         rows = state.rows.nbytes + state.owner.nbytes + state.levels.nbytes + state.idle_rows.nbytes
-        lists = sum(a.nbytes for a in (state.lists, state.level_sums, state.arrivals, state.labelled, state.spam))
+        lists = sum(getattr(state, name).nbytes for name in (*LIST_ARRAYS, "free_lists", "idle_lists"))
         names = self._ids.memory_bytes() + sum(keys.memory_bytes() for keys in self._keys)
         return {"rows": rows, "links": state.links.nbytes, "lists": lists, "names": names}
 

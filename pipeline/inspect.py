@@ -22,6 +22,7 @@ import msgspec
 
 from pipeline.config import Config
 from pipeline.errors import ConfigError, LogError, SnapshotError
+from pipeline.footprint import footprint
 from pipeline.log import Record
 from pipeline.log_url import DEFAULTS, KAFKA, is_kafka, open_cluster
 from pipeline.model import Layer, load_model
@@ -41,11 +42,27 @@ EXPECTED = (
 )
 
 
-def inspect(what: str, config: Config = DEFAULTS, group: str | None = None) -> Report:
+def inspect(
+    what: str,
+    config: Config = DEFAULTS,
+    group: str | None = None,
+    nodes: int | None = None,
+    lists: int | None = None,
+) -> Report:
     """Return what is at a path or log URL; GraphsieveError says what was found if it is none of ours.
 
-    group  of a log: the only group to tell of; None: all
+    group         of a log: the only group to tell of; None: all
+    nodes, lists  of a checkpoint: what a shard of so many will weigh; as many lists as nodes where `lists` is None
     """
+    report = _look(what, config, group)
+    if nodes is not None:
+        if report["kind"] != "checkpoint":
+            raise ConfigError(f"--nodes asks what a checkpoint's shard will weigh, and {what!r} is a {report['kind']}")
+        report["memory"] |= footprint(load_model(Path(what))).report(nodes, nodes if lists is None else lists)
+    return report
+
+
+def _look(what: str, config: Config, group: str | None) -> Report:
     if is_kafka(what):
         return _cluster(what, config, group)
     if "://" in what and not what.startswith(("sqlite:", "file:")):
@@ -92,6 +109,7 @@ def _checkpoint(path: Path) -> Report:
         "layer2": _layer(model.layers[1], branches),
         "multiply_adds": model.multiply_adds,
         "threshold": model.threshold,
+        "memory": footprint(model).each(),
     }
     return about | {key: report[key] for key in ("training", "pruning", "metrics") if key in report}
 

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+NAME_BYTES = 150  # an estimate: a short text is 60 bytes, its slot in the dict and the list 90
+
 
 class Names:
     """A set of names, each with an index of the caller's choosing."""
@@ -65,8 +67,8 @@ class Names:
         return np.fromiter(self._index_by_name.values(), np.int64, len(self._index_by_name))
 
     def memory_bytes(self) -> int:
-        """An estimate: a short text is 60 bytes, its slot in the dict and the list 90."""
-        return 150 * len(self._index_by_name)
+        """An estimate."""
+        return NAME_BYTES * len(self._index_by_name)
 
     def export(self, prefix: str) -> dict[str, npt.NDArray[np.generic]]:
         """Return the names as one text and the indices in the same order."""

@@ -231,6 +231,8 @@ def _add_looking(command: Command) -> None:
     inspect = command("inspect", "say what is in a checkpoint, snapshot or log", "graphsieve inspect model4")
     inspect.add_argument("what", metavar="MODEL|STATE|LOG", help=f"a folder, a recorded file, {LOG}")
     inspect.add_argument("--group", help="of a log: only this one (default: all)")
+    inspect.add_argument("--nodes", type=_positive, metavar="N", help="of a checkpoint: what a shard of N will weigh")
+    inspect.add_argument("--lists", type=_positive, metavar="N", help="... with so many lists (default: as many)")
 
 
 def _add_trying(command: Command) -> None:

@@ -131,7 +131,7 @@ def answers(port, page):
 
 def test_the_make_targets_of_the_readme_are_there_and_help_tells_of_each():
     makefile = text_of("Makefile")
-    targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
     named = {line.split()[1] for block in blocks("README.md", "console") for line in block.splitlines()}
     assert {"demo", "test"} == named <= targets
     assert {"install", "demo", "test", "lint", "bench", "trials", "clean", "help"} <= targets
@@ -251,7 +251,7 @@ def test_the_configuration_file_has_every_knob_with_its_default_and_variable():
 def test_every_dependency_is_explained_with_its_range():
     project = tomllib.loads(text_of("pyproject.toml"))["project"]
     wanted = [*project["dependencies"], *(d for extra in project["optional-dependencies"].values() for d in extra)]
-    found = re.findall(r"^\| ([\w\[\],-]+) \| ([<>=.,\d]+) \|", text_of("docs/dependencies.md"), re.MULTILINE)
+    found = re.findall(r"^\| ([\w.\[\],-]+) \| ([<>=.,\d]+) \|", text_of("docs/dependencies.md"), re.MULTILINE)
     assert ["".join(cells) for cells in found] == wanted
 
 
@@ -277,7 +277,13 @@ def test_the_tree_of_the_readme_is_the_tree():
         if path.startswith(" "):
             assert about, line
             named.append(folder + path.strip())
-    watching = ("deploy/*.yml", "deploy/grafana/*.json", "deploy/grafana/*.py", "deploy/grafana/provisioning/*/*")
+    watching = (
+        "deploy/*.yml",
+        "deploy/compose.yaml",
+        "deploy/grafana/*.json",
+        "deploy/grafana/*.py",
+        "deploy/grafana/provisioning/*/*",
+    )
     patterns = [*(f"{package}/**/*.py" for package in PACKAGES), "deploy/**/*.toml", *watching, "docs/*"]
     files = {path.relative_to(REPOSITORY).as_posix() for pattern in patterns for path in REPOSITORY.glob(pattern)}
     assert sorted(named) == sorted(file for file in files if not file.endswith("__init__.py"))
