@@ -79,9 +79,7 @@ def _attend(folder: Path, supervisor: Supervisor) -> int:
     code = supervisor.wait()
     if state is not None:
         kill(state)  # of a supervisor that was killed
-    _say(
-        "it was stopped before it was up" if code == 0 else f"nothing of it runs; what it said is in {folder / 'logs'}"
-    )
+    _say("it was stopped before it was up" if code == 0 else f"nothing of it runs; see {folder / 'logs'}")
     return 2
 
 

@@ -27,12 +27,13 @@ RETENTION = {"retention.ms": "3600000", "segment.bytes": str(16 * 2**20)}
 CONSUMERS = ("consumer-1", "consumer-2")
 USUAL_PORTS = {"kafka": 9092, "prometheus": 9090, "quality": 9118, "consumer-1": 9108, "consumer-2": 9109}
 
-# At 25 events a second and partition every one would be a transaction of its own: some company halves their number. The
-# partitions of a killed consumer move after its session.
+# Small micro-batches, so that the history's scores, too, come as soon as alerts demand; a little company for what comes
+# then, or every event would be a transaction of its own. The partitions of who is killed move after a session.
 KNOBS = """\
 # Knobs of this stack's consumers; deploy/config.toml explains them.
 [score]
-max_wait = "50ms"
+max_batch = 32
+max_wait = "20ms"
 snapshot_every = "20s"
 [kafka]
 session = "10s"

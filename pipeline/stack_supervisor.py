@@ -17,6 +17,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -170,7 +171,7 @@ def start_all(processes: Processes, say: Say, ports: parts.Ports) -> None:
         processes.start(name, parts.consumer_words(name, broker, ports[name]), _url(ports[name]))
     processes.start("producer", parts.producer_words(broker))
     for name in (*parts.CONSUMERS, "quality"):
-        processes.wait_until(f"{name} is ready", lambda name=name: _answers(_url(ports[name]) + "readyz"))
+        processes.wait_until(f"{name} is ready", partial(_answers, _url(ports[name]) + "readyz"))
 
 
 def _create_topics(broker: str) -> None:
@@ -189,7 +190,7 @@ def _start_prometheus(processes: Processes, say: Say, ports: parts.Ports) -> Non
     parts.write_prometheus_files(processes.folder, ports)
     url = _url(ports["prometheus"])
     processes.start("prometheus", parts.prometheus_words(ports["prometheus"]), url)
-    processes.wait_until("Prometheus is ready", lambda: _answers(url + "-/ready"))
+    processes.wait_until("Prometheus is ready", partial(_answers, url + "-/ready"))
 
 
 def _url(port: int) -> str:

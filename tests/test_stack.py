@@ -30,7 +30,7 @@ from pipeline.stack_state import Mark, State, read_state
 
 PAGE_IS_THERE = False  # LEAD: True once the live page is merged
 
-WAIT_SECONDS = 60.0
+WAIT_SECONDS = 120.0
 
 
 class Stack:
@@ -142,18 +142,20 @@ def check_what_is_told(stack: Stack, table: str) -> None:
 def check_that_all_show_data(stack: Stack) -> None:
     for name in CONSUMERS:
         wait_until(f"{name} scores", lambda name=name: stack.metric(name, "graphsieve_scores_total") > 0)
-        assert not PAGE_IS_THERE or "<html" in stack.page(name, "/")
+        assert not PAGE_IS_THERE or "<html" in stack.page(name, "/").lower()
     wait_until(
         "all partitions are served", lambda: set().union(*map(stack.serves, CONSUMERS)) == set(range(PARTITIONS))
     )
     wait_until("labels have come", lambda: stack.metric("quality", "graphsieve_quality_auroc") > 0.5)
     wait_until("Prometheus sees both", lambda: stack.query('up{job="graphsieve"}') == [1.0, 1.0])
-    for query in queries():
+    for query in queries():  # LEAD: and [one.expression for one in asked()] of test_dashboards, once both are merged
         wait_until(f"{query} has data", lambda query=query: stack.query(query))
 
 
 def add_the_alert(stack: Stack) -> None:
     """LEAD: remove it with its call once deploy/alerts.yml is merged, where the alert comes from."""
+    if "rule_files" in (stack.folder / "prometheus.yml").read_text():
+        return
     rule = """
 groups:
   - name: of-this-test
@@ -282,11 +284,26 @@ def test_a_stack_whose_supervisor_is_killed_leaves_its_logs_and_no_process(stack
         finally:
             process.kill()
     assert process.returncode == 2
-    assert said == f"graphsieve: nothing of it runs; what it said is in {stack.folder}/logs\n"
+    assert said == f"graphsieve: nothing of it runs; see {stack.folder}/logs\n"
     check_that_nothing_runs(stack, marks)
     assert (stack.folder / "logs/train.log").exists()
     assert stack.run("stop").returncode == 0
     assert not stack.folder.exists()
+
+
+def test_a_start_that_fails_says_why_and_leaves_its_logs_and_no_process(stack: Stack, tmp_path: Path):
+    path = path_without_prometheus(tmp_path / "bin")
+    (tmp_path / "bin/java").unlink()
+    (tmp_path / "bin/java").write_text("#!/bin/sh\n[ $1 = -version ] && echo 'version \"17\"' >&2\n")
+    (tmp_path / "bin/java").chmod(0o755)
+    with starting(stack, path) as process:
+        printed, said = process.communicate(timeout=120)
+    assert (process.returncode, printed) == (2, "")
+    _, reason, last = said.splitlines()
+    assert reason.startswith("graphsieve: the Kafka broker cannot format its folder: ")
+    assert last == f"graphsieve: nothing of it runs; see {stack.folder}/logs"
+    check_that_nothing_runs(stack, [stack.state.supervisor, *stack.state.processes])
+    assert (stack.folder / "logs/train.log").exists()
 
 
 def check_that_nothing_runs(stack: Stack, marks: list[Mark]) -> None:
