@@ -17,6 +17,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 WORKERS ?= 2
 
 .PHONY: help install demo kafka test lint format bench trials image-test clean
+.PHONY: help install demo kafka stack stack-stop test lint format bench trials clean
 
 help: ## say what there is
 	@echo "make TARGET; every target installs into $(VENV) first, once"
@@ -39,6 +40,13 @@ demo: install ## train, prune and serve a synthetic stream; ends with a table an
 # On port 9092, or a free one where it is taken; `make kafka PORT=N` decides it yourself.
 kafka: install ## an Apache Kafka broker in the foreground, its state in a temporary folder; needs Java and Maven
 	@$(BIN)/python -P -m pipeline.broker $(if $(PORT),--port $(PORT))
+
+# The usual ports, and free ones in place of those that are taken; everything that it writes lies in .stack.
+stack: install ## a whole deployment of processes: Kafka, producer, two consumers, quality, Prometheus; needs Java and Maven
+	@$(BIN)/python -P -m pipeline.stack start
+
+stack-stop: install ## end it, and remove all that it wrote
+	@$(BIN)/python -P -m pipeline.stack stop
 
 test: lint ## lint, then the test suite; tests that need the real data skip where it is absent
 	@$(BIN)/pytest -m "not trial" -n $(WORKERS) --dist loadfile

@@ -93,9 +93,9 @@ class Broker:
         """
         if reason := missing():
             raise ConfigError(reason)
-        if port and not _is_free(port):
+        if port and not is_free(port):
             raise ConfigError(f"port {port} is taken: end what listens there, or choose another port")
-        free = _free_ports()
+        free = free_ports()
         broker = cls(folder, port or next(free), next(free) if security else None, memory, fetched_jars(say))
         folder.mkdir(parents=True, exist_ok=True)
         settings = _settings(broker, next(free), security)
@@ -228,7 +228,7 @@ class Broker:
 # ---- ports and settings ----
 
 
-def _is_free(port: int) -> bool:
+def is_free(port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Java does: closed connections do not count
         try:
@@ -238,9 +238,9 @@ def _is_free(port: int) -> bool:
         return True
 
 
-def _free_ports() -> Iterator[int]:
+def free_ports() -> Iterator[int]:
     """Ports that are free now, at random: two brokers that start at once hardly meet."""
-    return filter(_is_free, random.sample(FREE_PORTS, len(FREE_PORTS)))
+    return filter(is_free, random.sample(FREE_PORTS, len(FREE_PORTS)))
 
 
 def _settings(broker: Broker, controller_port: int, security: Security | None) -> dict[str, object]:
@@ -313,7 +313,7 @@ def _serves(port: int) -> bool:
 
 def run_broker(port: int, say: Say) -> None:
     """Serve until a signal; 0 takes the usual port, or a free one where that is taken."""
-    port = port or (USUAL_PORT if _is_free(USUAL_PORT) else 0)
+    port = port or (USUAL_PORT if is_free(USUAL_PORT) else 0)
     with (
         tempfile.TemporaryDirectory(prefix="graphsieve-kafka-") as folder,
         Broker.start(Path(folder), port, say=say) as broker,

@@ -92,13 +92,15 @@ def _import_synthetic(args: Args) -> dict[str, Any]:
     from producers.synthetic import synthetic_events
 
     if args.out is not None:
-        if args.key is not None or math.isfinite(args.rate):
-            raise ConfigError("--key and --rate say how events are put on a log: name one with --to, in place of --out")
+        if args.key is not None or math.isfinite(args.rate) or args.burst:
+            how = "--key, --rate and --burst say how events are put on a log"
+            raise ConfigError(f"{how}: name one with --to, in place of --out")
         count = _write_lines(args.out, synthetic_events(args.seed, args.events or 100_000))
         return {"events": count, "out": str(args.out), "seed": args.seed}
     lines = synthetic_events(args.seed, args.events)
     records = (Record(i, line, None, JSON, math.nan) for i, line in enumerate(lines))
-    return {**_send(args, records if args.events else _until_stopped(records), None), "seed": args.seed}
+    sent = _send(args, records if args.events else _until_stopped(records), None, burst=args.burst)
+    return {**sent, "seed": args.seed}
 
 
 def _train(args: Args) -> dict[str, Any]:
@@ -320,7 +322,12 @@ def _reading(config: "Config", topic: str) -> "Config":
 
 
 def _send(
-    args: Args, source: Iterator["Record"], schema: "Schema | None", speed: float = math.inf, pack: int | None = None
+    args: Args,
+    source: Iterator["Record"],
+    schema: "Schema | None",
+    speed: float = math.inf,
+    pack: int | None = None,
+    burst: int = 0,
 ) -> dict[str, Any]:
     """Put messages on the log of --to."""
     from pipeline.log_url import open_log, split_topic
@@ -345,7 +352,7 @@ def _send(
         with _progress("replay", "message") as bar:
             report = replay(
                 source, log, topic,
-                speed=speed, rate=args.rate / (pack or 1), ts_of=time_reader(schema), progress=bar.update,
+                speed=speed, rate=args.rate / (pack or 1), burst=burst, ts_of=time_reader(schema), progress=bar.update,
             )  # fmt: skip
     finally:
         log.close()

@@ -107,6 +107,8 @@ def _add_import(command: Command) -> None:
     many = "how many (default: 100000 into a file; without end onto a log, until Ctrl-C)"
     synthetic.add_argument("--events", type=_positive, metavar="N", help=many)
     synthetic.add_argument("--seed", type=int, default=0)
+    burst = "the first N at once, before --rate holds: a past to begin with"
+    synthetic.add_argument("--burst", type=_not_negative, default=0, metavar="N", help=burst)
     target = synthetic.add_mutually_exclusive_group(required=True)
     target.add_argument("--to", metavar="LOG", help=TO)
     target.add_argument("--out", type=Path, metavar="EVENTS", help=FILE)

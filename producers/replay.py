@@ -39,6 +39,7 @@ def replay(
     ts_of: TimeOf,
     speed: float = math.inf,
     rate: float = math.inf,
+    burst: int = 0,
     chunk: int = 1000,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
@@ -47,11 +48,12 @@ def replay(
     """Append the messages of `source` to `log` in their order, with their keys, content types and headers.
 
     At `speed` 1.0 they come as their event times did, at 60 a minute takes a second, at infinity they come at once; and
-    never more than `rate` messages a second.  At most `chunk` messages are appended at once; `progress` is called with
-    the number of each append.  Whatever stops a replay, the log has got the first messages of `source` without a gap.
+    never more than `rate` messages a second, once the first `burst` have gone.  At most `chunk` messages are appended
+    at once; `progress` is called with the number of each append.  Whatever stops a replay, the log has got the first
+    messages of `source` without a gap.
     """
     started = clock()
-    due_at = pace(speed, rate, ts_of, clock)
+    due_at = pace(speed, rate, ts_of, clock, burst)
     waiting: list[Message] = []
     events = 0
 

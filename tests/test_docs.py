@@ -133,7 +133,7 @@ def test_the_make_targets_of_the_readme_are_there_and_help_tells_of_each():
     makefile = text_of("Makefile")
     targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
     named = {line.split()[1] for block in blocks("README.md", "console") for line in block.splitlines()}
-    assert {"demo", "test"} == named <= targets
+    assert {"demo", "stack", "stack-stop", "test"} == named <= targets
     assert {"install", "demo", "test", "lint", "bench", "trials", "clean", "help"} <= targets
     helped = subprocess.run(["make", "-s", "-C", REPOSITORY], capture_output=True, text=True, check=True).stdout
     assert {line.split()[0] for line in helped.splitlines() if line.startswith("  ")} == targets

@@ -305,7 +305,7 @@ def test_the_stream_is_put_on_a_log_with_keys_or_into_a_file(tmp_path, capsys):
     assert [record.value for record in read_messages(tmp_path / "events.jsonl")] == lines
     capsys.readouterr()
     assert main([*synthetic, "--out", str(tmp_path / "events.jsonl"), "--key", "user"]) == 2
-    assert "--key and --rate say how events are put on a log" in capsys.readouterr().err
+    assert "--key, --rate and --burst say how events are put on a log" in capsys.readouterr().err
 
 
 def test_the_same_seed_gives_the_same_bytes_however_they_are_consumed():

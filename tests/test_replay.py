@@ -27,11 +27,14 @@ def recorded(*values: str) -> list[Record]:
     return [Record(position, value.encode(), None, JSON, math.nan) for position, value in enumerate(values)]
 
 
-def arrivals(*values: str, speed: float = math.inf, rate: float = math.inf, chunk: int = 1000) -> list[float]:
+def arrivals(
+    *values: str, speed: float = math.inf, rate: float = math.inf, burst: int = 0, chunk: int = 1000
+) -> list[float]:
     """Replay messages with these event times, from time 1000 on, and return when the log got each."""
     clock = FakeClock(1000.0)
     log = ListLog(clock)
-    replay(recorded(*values), log, speed=speed, rate=rate, ts_of=ts_of, chunk=chunk, clock=clock, sleep=clock.sleep)
+    pace = {"speed": speed, "rate": rate, "burst": burst}
+    replay(recorded(*values), log, **pace, ts_of=ts_of, chunk=chunk, clock=clock, sleep=clock.sleep)
     assert [record.value.decode() for record in log.topics["events"]] == list(values)
     return [record.appended_at for record in log.topics["events"]]
 
@@ -152,6 +155,10 @@ def test_after_a_stall_no_more_than_a_second_is_made_up_for():
     # At 1060 come the two that were due before the stall was seen, a second's worth, and the one that is due then.
     times = [record.appended_at for record in log.topics["events"]]
     assert times == [1060.0] * (2 + 4 * int(CATCH_UP_SECONDS) + 1) + [1060.25, 1060.5]
+
+
+def test_a_burst_goes_first_and_at_once_then_the_rate_holds():
+    assert arrivals(*"123456", rate=2.0, burst=4) == [1000.0, 1000.0, 1000.0, 1000.0, 1000.0, 1000.5]
 
 
 @pytest.mark.parametrize("rate", [0.0, -1.0, math.nan])
