@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -32,21 +33,18 @@ def commands(broker: Broker) -> list[list[str]]:
 
 def test_every_command_of_the_page_runs_and_every_query_has_data(own_broker: Broker, tmp_path: Path):
     (tmp_path / "deploy").symlink_to(REPOSITORY / "deploy")
-    before, serving, after = parted(commands(own_broker))
-    for words in before:
-        run(words, tmp_path)
-    with serve(serving, tmp_path) as port:
-        for words in after:
-            run(words, tmp_path)
-        with prometheus(port, tmp_path) as address:
+    with contextlib.ExitStack() as serving:
+        ports = {}
+        for words in commands(own_broker):
+            if "--metrics-port" in words:  # it stays
+                port = words[words.index("--metrics-port") + 1]
+                ports[port] = serving.enter_context(serve(words, tmp_path))
+            else:
+                run(words, tmp_path)
+        assert list(ports) == ["9108", "9118"]
+        with prometheus(ports, tmp_path) as address:
             for query in queries():
                 assert eventually(address, query), query
-
-
-def parted(all_of_them: list[list[str]]) -> tuple[list[list[str]], list[str], list[list[str]]]:
-    """What comes before the command that stays, that one, and what comes after."""
-    (place,) = [i for i, words in enumerate(all_of_them) if "--metrics-port" in words]
-    return all_of_them[:place], all_of_them[place], all_of_them[place + 1 :]
 
 
 def run(words: list[str], cwd: Path) -> None:
@@ -75,7 +73,7 @@ def serve(words: list[str], cwd: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def prometheus(port: str, folder: Path) -> Iterator[str]:
+def prometheus(ports: dict[str, str], folder: Path) -> Iterator[str]:
     """Run Prometheus as the page says, but for the ports."""
     (console,) = [line for block in blocks(PAGE, "console") for line in block.splitlines() if line.startswith("prome")]
     program, *flags = console.split()
@@ -83,7 +81,8 @@ def prometheus(port: str, folder: Path) -> Iterator[str]:
         refuse = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
         refuse("no prometheus here: apt-get install prometheus")
     config = folder / "prometheus.yml"
-    config.write_text((REPOSITORY / "deploy/prometheus.yml").read_text().replace("9108", port))
+    text = (REPOSITORY / "deploy/prometheus.yml").read_text()
+    config.write_text(re.sub(r"(?<=localhost:)\d+", lambda port: ports.get(port[0], port[0]), text))
     own = f"127.0.0.1:{free_port()}"
     flags = [flag.replace("deploy/prometheus.yml", str(config)) for flag in flags]
     with (folder / "prometheus.log").open("w") as said:
