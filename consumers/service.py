@@ -10,14 +10,15 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
-from consumers.quality import Follower, LabelsOf
+from consumers.follow import Follower, Following
+from consumers.join import JoinState
 from consumers.shards import Shards
+from consumers.windows import Expected, Windows
 from pipeline.config import Config
 from pipeline.decoder import Decoder
 from pipeline.errors import ConfigError
-from pipeline.evaluate import for_json
 from pipeline.events import REASONS
-from pipeline.log_url import Membership, is_kafka, join_group, open_log, open_shard_log
+from pipeline.log_url import Membership, is_kafka, join_group, open_log, open_shard_log, partitions_of
 from pipeline.metrics import MetricsServer, QualityCollector, ScorerCollector, new_registry
 from pipeline.misfit import did_you_mean
 from pipeline.model import Model
@@ -29,6 +30,8 @@ STALLED_SECONDS = 60.0  # a loop that has not come round for so long is not heal
 STOP_SECONDS = 30.0  # to finish, commit and write snapshots; what is not done then will be read again
 LOOK_SECONDS = 0.02  # between two looks at shards of a log that has no group
 JOIN_SECONDS = 15.0  # to be given a partition, when joining others
+# Following: a broker that is there and answers nothing holds one step for 45 s, until its clients give up.
+FOLLOWING_STALLED_SECONDS = 120.0
 
 
 def serve_scores(
@@ -107,27 +110,38 @@ def _metrics_server(stats: GroupStats, shards: Shards, config: Config, stop: thr
 
 
 def serve_quality(
-    log_url: str, partition: int | None, labels_of: LabelsOf, config: Config, say: Callable[[str], None]
+    log_url: str,
+    partition: int | None,
+    decoder: Decoder,
+    expected: Expected | None,
+    config: Config,
+    say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Follow a log's scores and labels until a signal; return the last figures."""
+    """Follow the scores and labels of one partition, or of all, until a signal; return the report."""
     with ExitStack() as stack:
-        log = open_log(log_url, config, create=False, partition=partition)
-        stack.callback(log.close)
-        stats = QualityStats()
         stop = stack.enter_context(_stopped_by_signals())
+        there = partitions_of(log_url, config)
+        stats, windows = QualityStats(), Windows(config.quality, expected)
+        state = JoinState(config.quality.max_pending)
+        followers = [
+            Follower(
+                number, partial(open_log, log_url, config, create=False, partition=number),
+                decoder, config.score.group, state, windows, config.topics,
+            )
+            for number in (there if partition is None else [partition])
+        ]  # fmt: skip
+        following = Following(followers, state, windows, stats, say)
+        stack.callback(following.close)
         if config.metrics.port:
             server = MetricsServer(
                 new_registry(QualityCollector(stats)), config.metrics.host, config.metrics.port,
-                ready=lambda: not stop.is_set(), healthy=lambda: True,
+                ready=lambda: following.caught_up and not stop.is_set(),
+                healthy=lambda: time.perf_counter() - following.beat < FOLLOWING_STALLED_SECONDS,
             )  # fmt: skip
             stack.callback(server.close)
             say(f"metrics at http://{config.metrics.host}:{server.port}/metrics")
-        Follower(
-            log, labels_of, config.score.group, stats,
-            topics=config.topics, window=config.quality.window, max_pending=config.quality.max_pending,
-        ).run(stop)  # fmt: skip
-        figures = ("auroc", "average_precision", "precision", "recall", "spam_share", "threshold")
-        return {"labelled": stats.joined, **for_json({name: getattr(stats, name) for name in figures})}
+        following.run(stop)
+        return following.report()
 
 
 def calm_collector() -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import ConfigError, GraphsieveError
 
 if TYPE_CHECKING:
+    from consumers.windows import Expected
     from pipeline.config import Config
     from pipeline.log import Log, Record
     from pipeline.schema import Schema
@@ -183,27 +184,44 @@ def _score(args: Args) -> dict[str, Any]:
 
 
 def _quality(args: Args) -> dict[str, Any]:
-    import functools
-
     from consumers.quality import quality
     from consumers.service import serve_quality
-    from pipeline.decoder import Decoder, labels_of
-    from pipeline.schema import load_schema, parse_schema
+    from consumers.windows import Windows
+    from pipeline.decoder import Decoder
 
-    if args.schema:
-        schema = load_schema(args.schema)
-    else:  # our own label events need no more than this
-        plain = {"name": "labels", "features": {"day": {"kind": "weekday"}}, "relations": {"id": {"group_by": ["id"]}}}
-        schema = parse_schema(plain, "labels")
-    labels = functools.partial(labels_of, Decoder(schema))
-    config = _config(args)
+    schema, expected = _judged_by(args)
+    config, decoder = _config(args), Decoder(schema)
     if args.follow:
-        return serve_quality(args.log, args.partition, labels, config, _say)
-    log = _existing_log(args, config)
+        if args.after is not None or args.last is not None:
+            raise ConfigError("--after and --last choose from a log that is read to its end: leave out --follow")
+        return serve_quality(args.log, args.partition, decoder, expected, config, _say)
+    log, windows = _existing_log(args, config), Windows(config.quality, expected)
     try:
-        return quality(log, labels, after=args.after, last=args.last, topics=config.topics)
+        figures = quality(log, decoder, after=args.after, last=args.last, topics=config.topics, windows=windows)
+        return {**figures, **windows.report()}
     finally:
         log.close()
+
+
+def _judged_by(args: Args) -> "tuple[Schema, Expected | None]":
+    """Return how labels are read, and what is expected where there is a checkpoint."""
+    from pipeline.schema import load_schema, parse_schema
+
+    if args.model and args.schema:
+        raise ConfigError("--model and --schema: a model has a schema of its own, expected one of the two")
+    if args.schema:
+        return load_schema(args.schema), None
+    if not args.model:  # our own label events need no more than this
+        plain = {"name": "labels", "features": {"day": {"kind": "weekday"}}, "relations": {"id": {"group_by": ["id"]}}}
+        return parse_schema(plain, "labels"), None
+    from consumers.windows import Expected
+    from pipeline.model import load_model
+
+    model = load_model(args.model)
+    expected = Expected.of(model)
+    if expected.reference is None:
+        _say(f"the model in {args.model} holds no reference, for an older version trained it: drift is not told")
+    return model.schema, expected
 
 
 def _audit(args: Args) -> dict[str, Any]:

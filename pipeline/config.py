@@ -82,6 +82,7 @@ class Metrics(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Quality(Struct, frozen=True, forbid_unknown_fields=True):
+    short_window: Annotated[int, Meta(ge=2)] = 1_000
     window: Annotated[int, Meta(ge=2)] = 10_000
     max_pending: Annotated[int, Meta(ge=1)] = 200_000
 

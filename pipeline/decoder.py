@@ -89,11 +89,10 @@ class Decoder:
 _TOPIC, _CONTENT_TYPE = attrgetter("topic"), attrgetter("content_type")
 
 
-def labels_of(decoder: Decoder, records: Sequence[Record]) -> Iterator[tuple[int, str, int]]:
-    """Yield (position, id, 1 for spam or 0) of the label events among `records`."""
-    batch, _ = decoder.decode(records)
-    for i in np.flatnonzero(batch.kind == LABEL).tolist():
-        yield int(batch.position[i]), batch.id[i], int(batch.label[i])
+def labels_of(events: EventBatch) -> Iterator[tuple[int, str, int]]:
+    """Yield (position, id, 1 for spam or 0) of the label events among `events`."""
+    for i in np.flatnonzero(events.kind == LABEL).tolist():
+        yield int(events.position[i]), events.id[i], int(events.label[i])
 
 
 def _unknown_content_type(records: Sequence[Record]) -> tuple[None, list[BadEvent]]:

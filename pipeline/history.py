@@ -94,6 +94,7 @@ class History:
             if later:
                 samples.append(entry)
                 truth.append(later[0])
+        self.target = target  # (N,) is the entry's event to be scored?
         self.sample_entry = np.array(samples, np.int64)  # (n,) ascending
         self.truth = np.array(truth, np.int8)  # (n,) 1 spam, 0 not
 

@@ -72,6 +72,16 @@ def join_group(url: str, config: Config, served: "Served") -> Membership | None:
     return KafkaMembership(cluster, config.score.group, config.topics.events.split(",")[0], served)
 
 
+def partitions_of(url: str, config: Config) -> list[int]:
+    """Return the partitions of the events, which are those of the scores; of a log that is not Kafka's, one."""
+    if not is_kafka(url):
+        return [0]
+    cluster = open_cluster(url, config)
+    from pipeline.kafka_log.topics import shared_partitions
+
+    return list(range(shared_partitions(cluster, [*config.topics.events.split(","), config.topics.scores])))
+
+
 def is_kafka(url: str) -> bool:
     return url.startswith("kafka://")
 

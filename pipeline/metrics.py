@@ -156,6 +156,20 @@ def _latencies(counts: ServiceStats) -> Iterator[Metric]:
     )
 
 
+# Metric -> the figure of a report that it is, and what it means.
+WINDOW_FIGURES = {
+    "graphsieve_quality_window_scores": ("labelled", "Labelled scores in the window, which the figures are over."),
+    "graphsieve_quality_auroc": ("auroc", "Chance that a spam scores higher than what is none; 0.5 is guessing."),
+    "graphsieve_quality_average_precision": (
+        "ap",
+        "Area under the precision-recall curve; guessing gives the spam share.",
+    ),
+    "graphsieve_quality_precision": ("precision", "Share of what was published as spam that is."),
+    "graphsieve_quality_recall": ("recall", "Share of the spam that was published as spam."),
+    "graphsieve_quality_spam_share": ("spam_share", "Share of the labelled scores that is spam."),
+}
+
+
 class QualityCollector(Collector):
     """How good the scores were, for those whose label has come."""
 
@@ -176,25 +190,36 @@ class QualityCollector(Collector):
             "Messages of the scores topic that are no score.",
             stats.unreadable,
         )
-        yield _gauge("graphsieve_quality_window_scores", "Labelled scores that the figures are over.", stats.window)
-        yield from self._figures()
-
-    def _figures(self) -> Iterator[Metric]:
-        stats = self._stats
-        yield _gauge(
-            "graphsieve_quality_auroc",
-            "Chance that a spam scores higher than what is none; 0.5 is guessing.",
-            stats.auroc,
-        )
-        yield _gauge(
-            "graphsieve_quality_average_precision",
-            "Area under the precision-recall curve; guessing gives the spam share.",
-            stats.average_precision,
-        )
-        yield _gauge("graphsieve_quality_precision", "Share of what was published as spam that is.", stats.precision)
-        yield _gauge("graphsieve_quality_recall", "Share of the spam that was published as spam.", stats.recall)
+        for name, (figure, help_text) in WINDOW_FIGURES.items():
+            values = (((window,), figures[figure]) for window, figures in stats.windows.items())
+            yield _gauges(name, help_text, ("window",), values)
         yield _gauge("graphsieve_quality_threshold", "Score from which on the newest is spam.", stats.threshold)
-        yield _gauge("graphsieve_quality_spam_share", "Share of the labelled scores that is spam.", stats.spam_share)
+        yield from self._expected()
+
+    def _expected(self) -> Iterator[Metric]:
+        """What needs a checkpoint, and is absent without one."""
+        stats = self._stats
+        for name, help_text, value in (
+            ("graphsieve_quality_expected_auroc", "AUROC of the model on its test part.", stats.expected_auroc),
+            (
+                "graphsieve_quality_expected_average_precision",
+                "Average precision of the model on its test part.",
+                stats.expected_average_precision,
+            ),
+            (
+                "graphsieve_score_drift_psi",
+                "Population stability index of the newest scores against those that the model gave in training.",
+                stats.score_drift,
+            ),
+        ):
+            yield _gauges(name, help_text, (), [] if value is None else [((), value)])
+        yield _gauges(
+            "graphsieve_drift_psi",
+            "Population stability index of each own channel of the newest node events against the training part; "
+            "below 0.1 is little, beyond 0.25 much.",
+            ("channel",),
+            (((channel,), index) for channel, index in stats.drift.items()),
+        )
 
 
 class MetricsServer(Endpoint):

@@ -30,6 +30,7 @@ from pipeline.transform import Transform
 
 Floats = npt.NDArray[np.float32]
 FORMAT = 1
+REPORT = ("training", "pruning", "metrics", "reference")  # no score depends on these
 ARITHMETIC = [
     "raw: the node's channels, in the order of `channels`",
     "x[i] = interpolate(raw[input_keep[i]]) through the knots transform.x, .z of that channel (they begin at .start)",
@@ -189,5 +190,5 @@ def _build(about: dict[str, Any], tensors: dict[str, npt.NDArray[Any]]) -> Model
         weight=tensors["classifier.weight"],
         bias=float(tensors["classifier.bias"][0]),
         threshold=about["threshold"],
-        report={key: about[key] for key in ("training", "pruning", "metrics") if key in about},
+        report={key: about[key] for key in REPORT if key in about},
     )

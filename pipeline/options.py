@@ -199,7 +199,9 @@ def _add_streaming(command: Command) -> None:
     quality.add_argument("--after", type=int, metavar="POSITION", help="only scores of events behind it")
     quality.add_argument("--last", type=_share, metavar="SHARE", help="only this last share of the labelled scores")
     quality.add_argument("--schema", type=Path, help="where an application's own messages hold their labels")
-    quality.add_argument("--follow", action="store_true", help="stay, and serve the figures as metrics")
+    told = "a checkpoint, for what to expect and how far events and scores have drifted; its schema is used"
+    quality.add_argument("--model", type=Path, help=told)
+    quality.add_argument("--follow", action="store_true", help="stay, on all partitions, and serve figures as metrics")
     quality.add_argument("--group", help="the scoring group that is followed")
     _add_scored(quality)
     _add_partition(quality)

@@ -30,7 +30,7 @@ from pipeline.fit import FitOptions, fit_layer
 from pipeline.history import History, Split
 from pipeline.log import Record
 from pipeline.model import Branch, Layer, Model
-from pipeline.train import branch_blocks, check_samples, judge
+from pipeline.train import branch_blocks, check_samples, judge, learn_reference
 
 Floats = npt.NDArray[np.float32]
 Matrix = npt.NDArray[np.float64]
@@ -266,6 +266,7 @@ def _finish(
     tuned = replace(pruned, layers=(pruned.layers[0], fitted.layer), weight=fitted.weight, bias=fitted.bias)
     about = {"budget": options.budget, "scheme": options.scheme, "method": options.method, "kept": _kept(model, plan)}
     tuned.report = dict(model.report) | {"pruning": about, "metrics": judge(tuned, history, split, small)}
+    tuned.report["reference"] = learn_reference(tuned, history, split, small)
     return tuned, refitted
 
 

@@ -7,7 +7,7 @@ outside the known ones counts as "other".
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -23,6 +23,8 @@ EVENT_TYPES = ("node", "edge", "score", "label", "retract", OTHER)
 # The first four are what the graph may say of an event, in the order of its codes (`graph_state`).
 OUTCOMES: tuple[Outcome, ...] = ("applied", "duplicate", "unknown", "expired", "bad")
 SHARD_STATES: tuple[ShardState, ...] = ("restoring", "live", "released", "lost", "failed")
+WINDOWS = ("short", "long")  # of labelled scores, by the knobs quality.short_window and quality.window
+NO_FIGURES = {"labelled": 0.0} | dict.fromkeys(("spam_share", "auroc", "ap", "precision", "recall"), math.nan)
 AT_WORK: tuple[ShardState, ...] = ("restoring", "live")
 STAGES: tuple[Stage, ...] = ("decode", "A", "B", "C", "D", "commit")
 
@@ -157,10 +159,10 @@ class QualityStats:
     dropped: int = 0  # scores that stopped waiting, because too many did
     unreadable: int = 0  # messages of the scores topic that are no score
 
-    window: int = 0  # how many joined scores the figures below are over
-    auroc: float = math.nan
-    average_precision: float = math.nan
-    precision: float = math.nan
-    recall: float = math.nan
-    threshold: float = math.nan
-    spam_share: float = math.nan
+    # Replaced as a whole, once a second.
+    windows: Mapping[str, Mapping[str, float]] = field(default_factory=lambda: dict.fromkeys(WINDOWS, NO_FIGURES))
+    threshold: float = math.nan  # of the newest labelled score
+    expected_auroc: float | None = None  # by the checkpoint, if there is one that tells
+    expected_average_precision: float | None = None
+    drift: Mapping[str, float] = field(default_factory=dict)  # PSI by channel; none without a reference
+    score_drift: float | None = None

@@ -14,9 +14,11 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.drift import Bins, Reference, fit_bins, watched
 from pipeline.errors import DataError
 from pipeline.evaluate import best_f1_threshold, report
 from pipeline.fit import FitOptions, Fitted, fit_layer
@@ -56,6 +58,7 @@ def train(schema: Schema, records: Iterable[Record], options: TrainOptions) -> t
     )  # fmt: skip
     metrics = judge(model, history, split, (h, h_means))
     model.report = {"training": _training(history, split, options, [first, second]), "metrics": metrics}
+    model.report["reference"] = learn_reference(model, history, split, (h, h_means))
     return model, {**(metrics["test"]), "seconds": round(time.perf_counter() - began, 2)}
 
 
@@ -87,6 +90,27 @@ def judge(model: Model, history: History, split: Split, hidden: tuple[Floats, Fl
     model.threshold = float(best_f1_threshold(history.truth[split.validation], scores[split.validation]))
     parts = {"validation": split.validation, "test": split.test}
     return {name: report(history.truth[part], scores[part], model.threshold) for name, part in parts.items()}
+
+
+def learn_reference(model: Model, history: History, split: Split, hidden: tuple[Floats, Floats]) -> dict[str, Any]:
+    """Return what drift is measured against, for the checkpoint; a model that was pruned keeps its features' part.
+
+    Scores are of all targets, labelled or not: moderators look at what is suspicious, a service sees the rest too.
+    """
+    targets = np.flatnonzero(history.target)
+    targets = targets[targets >= history.sample_entry[split.test.start]]
+    scores = model.classify(model.layers[1].forward(hidden[0][targets], hidden[1][targets]))
+    known = model.report.get("reference")
+    features = known["features"] if known else _feature_bins(model.schema, history, split)
+    reference: dict[str, Any] = msgspec.to_builtins(Reference(features, fit_bins(scores, by_value=False)))
+    return reference
+
+
+def _feature_bins(schema: Schema, history: History, split: Split) -> dict[str, Bins]:
+    columns = watched(schema)
+    own = history.raw_until(int(history.sample_entry[split.validation.start]))[:, columns]
+    own = own[~np.isnan(own).all(axis=1)]  # an entry of a `score` event has no values of its own
+    return {schema.own_channels[c]: fit_bins(own[:, i]) for i, c in enumerate(columns)}
 
 
 def _fit(history: History, split: Split, inputs: tuple[Floats, Floats], options: TrainOptions, title: str) -> Fitted:

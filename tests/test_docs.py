@@ -201,7 +201,7 @@ def test_a_score_recomputed_as_the_checkpoint_page_says_is_the_models_own(tmp_pa
 
 def test_the_checkpoint_page_names_every_key_and_tensor(tmp_path):
     model = random_model(world())
-    model.report = {"training": {}, "pruning": {}, "metrics": {}}
+    model.report = {"training": {}, "pruning": {}, "metrics": {}, "reference": {}}
     model.save(tmp_path)
     keys = {key for cells in rows("docs/checkpoint.md", "key") for key in re.findall(r"`(\w+)`", cells[0])}
     assert keys == set(json.loads((tmp_path / "model.json").read_text()))

@@ -26,21 +26,18 @@ def commands(broker: Broker) -> list[list[str]]:
 
 def test_every_command_of_the_page_runs_and_every_query_has_data(own_broker: Broker, tmp_path: Path):
     (tmp_path / "deploy").symlink_to(REPOSITORY / "deploy")
-    before, serving, after = parted(commands(own_broker))
-    for words in before:
-        run(words, tmp_path)
-    with serve(serving, tmp_path) as port:
-        for words in after:
-            run(words, tmp_path)
-        with prometheus(tmp_path, {"graphsieve": [port]}, words_of_prometheus()) as server:
+    with contextlib.ExitStack() as serving:
+        ports = {}
+        for words in commands(own_broker):
+            if "--metrics-port" in words:  # it stays
+                port = words[words.index("--metrics-port") + 1]
+                ports[port] = serving.enter_context(serve(words, tmp_path))
+            else:
+                run(words, tmp_path)
+        targets = {"graphsieve": [ports["9108"]], "graphsieve-quality": [ports["9118"]]}
+        with prometheus(tmp_path, targets, words_of_prometheus()) as server:
             for query in queries():
                 eventually(functools.partial(server.query, query), query)
-
-
-def parted(all_of_them: list[list[str]]) -> tuple[list[list[str]], list[str], list[list[str]]]:
-    """What comes before the command that stays, that one, and what comes after."""
-    (place,) = [i for i, words in enumerate(all_of_them) if "--metrics-port" in words]
-    return all_of_them[:place], all_of_them[place], all_of_them[place + 1 :]
 
 
 def run(words: list[str], cwd: Path) -> None:

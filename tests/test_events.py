@@ -177,14 +177,15 @@ def test_label_words_are_matched_as_they_are_written():
     assert bad[0].detail == "label is 'Fake', expected one of rejected, fake, approved"
 
 
-def test_labels_are_read_without_the_rest():
+def test_labels_are_told_without_the_rest():
     events = [
         {"id": "a", "ts": START, "stars": 1, "user": "u", "embedding": [0, 0]},
         {"type": "label", "id": "a", "label": 1, "ts": START},
         {"type": "label", "id": "a", "label": "perhaps", "ts": START},
         {"type": "label", "id": "b", "label": 0, "ts": START},
     ]
-    assert list(labels_of(Decoder(world()), records(events, 10))) == [(11, "a", 1), (13, "b", 0)]
+    batch, _ = Decoder(world()).decode(records(events, 10))
+    assert list(labels_of(batch)) == [(11, "a", 1), (13, "b", 0)]
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ from pipeline.histogram import LATENCY_BUCKETS, SIZE_BUCKETS, LatencyHistogram, 
 from pipeline.log import Message, Sending
 from pipeline.metrics import MetricsServer, QualityCollector, ScorerCollector, new_registry
 from pipeline.snapshot_store import open_store
-from pipeline.stats import SHARD_STATES, GroupStats, QualityStats, ServiceStats
+from pipeline.stats import NO_FIGURES, SHARD_STATES, GroupStats, QualityStats, ServiceStats
 
 LOCALHOST = "127.0.0.1"
 
@@ -322,14 +322,26 @@ def test_before_the_first_event_and_snapshot_no_age_is_made_up():
 
 
 def test_a_scrape_reads_the_quality_figures():
-    stats = QualityStats(joined=900, pending=30, dropped=2, window=500, auroc=0.77, average_precision=0.35)
+    long = {**NO_FIGURES, "labelled": 500, "auroc": 0.77, "ap": 0.35}
+    stats = QualityStats(joined=900, pending=30, dropped=2, windows={"short": NO_FIGURES, "long": long})
     value = new_registry(QualityCollector(stats)).get_sample_value
     assert value("graphsieve_quality_labelled_scores_total") == 900
     assert value("graphsieve_quality_dropped_scores_total") == 2
-    assert value("graphsieve_quality_window_scores") == 500
-    assert value("graphsieve_quality_auroc") == 0.77
-    assert value("graphsieve_quality_average_precision") == 0.35
-    assert math.isnan(value("graphsieve_quality_recall"))
+    assert value("graphsieve_quality_window_scores", {"window": "long"}) == 500
+    assert value("graphsieve_quality_auroc", {"window": "long"}) == 0.77
+    assert value("graphsieve_quality_average_precision", {"window": "long"}) == 0.35
+    assert math.isnan(value("graphsieve_quality_recall", {"window": "long"}))
+    assert math.isnan(value("graphsieve_quality_auroc", {"window": "short"}))
+
+
+def test_what_needs_a_checkpoint_is_served_with_one_and_absent_without():
+    names = ("graphsieve_quality_expected_auroc", "graphsieve_quality_expected_average_precision")
+    value = new_registry(QualityCollector(QualityStats())).get_sample_value
+    assert [value(name) for name in (*names, "graphsieve_score_drift_psi")] == [None] * 3
+    assert value("graphsieve_drift_psi", {"channel": "stars=5"}) is None
+    value = new_registry(QualityCollector(quality_stats())).get_sample_value
+    assert [value(name) for name in (*names, "graphsieve_score_drift_psi")] == [0.8, 0.4, 0.02]
+    assert value("graphsieve_drift_psi", {"channel": "stars=5"}) == 0.3
 
 
 @contextlib.contextmanager
@@ -349,8 +361,14 @@ def get(port, path, **headers):
             return error.code, error.headers["Content-Type"], error.read().decode()
 
 
+def quality_stats():
+    """As they are with a checkpoint."""
+    drift = {"stars=5": 0.3, 'the "amount"\n': math.nan}
+    return QualityStats(drift=drift, expected_auroc=0.8, expected_average_precision=0.4, score_drift=0.02)
+
+
 def everything():
-    collectors = ScorerCollector(busy_stats(0, 7), clock=lambda: 1060.0), QualityCollector(QualityStats())
+    collectors = ScorerCollector(busy_stats(0, 7), clock=lambda: 1060.0), QualityCollector(quality_stats())
     return new_registry(*collectors)
 
 
@@ -375,7 +393,7 @@ def test_prometheus_can_read_openmetrics():
 def test_every_metric_is_named_by_the_rules_and_explains_itself():
     families = CollectorRegistry()
     families.register(ScorerCollector(busy_stats(), clock=lambda: 0.0))
-    families.register(QualityCollector(QualityStats()))
+    families.register(QualityCollector(quality_stats()))
     for family in families.collect():
         assert re.fullmatch(r"graphsieve_[a-z_]+[a-z]", family.name)
         assert family.documentation.endswith(".")
@@ -384,7 +402,8 @@ def test_every_metric_is_named_by_the_rules_and_explains_itself():
             assert all(sample.name.endswith("_total") for sample in family.samples)
         label_names = {name for sample in family.samples for name in sample.labels}
         assert label_names <= {
-            "type", "outcome", "reason", "stage", "part", "le", "version", "schema", "partition", "state",
+            "type", "outcome", "reason", "stage", "part", "le", "version", "schema", "partition", "state", "window",
+            "channel",
         }  # fmt: skip
 
 

@@ -42,7 +42,7 @@ def whole_job(reviews: Path, folder: Path) -> dict[str, dict]:
     found["prune"] = run("prune", folder / "model", events, "--budget", 4, "--out", folder / "model4")
     run("replay", events, "--to", log)
     run("score", "--model", folder / "model4", "--log", log, "--state", folder / "state", "--until-end")
-    found["quality"] = run("quality", "--log", log, "--last", 0.3)
+    found["quality"] = run("quality", "--log", log, "--last", 0.3, "--model", folder / "model4")
     return found
 
 
@@ -52,6 +52,10 @@ def assert_job(found: dict[str, dict], least_auroc: float, least_ap: float) -> N
     for figure in ("auroc", "ap"):
         assert found["prune"][figure] >= found["train"][figure] - 0.005
         assert found["quality"][figure] == pytest.approx(found["prune"][figure], abs=0.001)
+        assert found["quality"]["expected"][figure] == found["prune"][figure]
+    drift = found["quality"]["drift"]  # of the last ten thousand, a part of those that the reference's scores are of
+    assert max(drift["channels"].values()) < 0.1
+    assert drift["scores"] < 0.1
 
 
 def test_chicago_reaches_its_accuracy_pruned_and_served(data_dir, tmp_path):

@@ -1,6 +1,5 @@
 """A log merged from several topics: each with its own words and times, tombstones among them."""
 
-import functools
 import json
 import math
 import tomllib
@@ -19,7 +18,7 @@ from worlds import START, WORLD, decoded, event_sequences, random_model, records
 from consumers.quality import quality
 from pipeline.audit import audit
 from pipeline.config import Config
-from pipeline.decoder import Decoder, labels_of
+from pipeline.decoder import Decoder
 from pipeline.events import LABEL, NODE, RETRACT, SCORE, EventBatch
 from pipeline.log import JSON, PACKED, TOMBSTONE, Record
 from pipeline.packed_codec import encode_packed
@@ -322,8 +321,7 @@ def test_single_and_packed_scores_give_the_same_quality_and_audit(tmp_path):
     model, logs = random_model(MERGED), {"single": busy_log(), "packed": busy_log()}
     for form, log in logs.items():
         serve(model, log, tmp_path / form, form, max_batch=16)
-    labels = functools.partial(labels_of, Decoder(MERGED))
-    single, packed = (quality(log, labels) for log in logs.values())
+    single, packed = (quality(log, Decoder(MERGED)) for log in logs.values())
     assert single == packed
     assert single["labelled"] > 50
     assert read(logs["single"].topics["scores"]) == read(logs["packed"].topics["scores"])

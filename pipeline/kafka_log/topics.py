@@ -1,6 +1,6 @@
 """Topics of a cluster: made on request, never silently."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kafka import errors as kafka_errors
@@ -36,3 +36,19 @@ def partition_counts(cluster: Cluster) -> dict[str, int]:
             return {topic: len(consumer.partitions_for_topic(topic) or ()) for topic in names}
     finally:
         consumer.close(autocommit=False, timeout_ms=1000)
+
+
+def shared_partitions(cluster: Cluster, topics: Sequence[str]) -> int:
+    """Return how many partitions each of the topics has; LogError if one is not there, or they differ."""
+    counts = partition_counts(cluster)
+    for topic in topics:
+        if topic not in counts:
+            create = f"graphsieve topics create kafka://{cluster.servers}/{topic} --partitions N"
+            raise LogError(f"kafka {cluster.servers}: topic {topic!r} does not exist; make it: {create}")
+    if len({counts[topic] for topic in topics}) > 1:
+        found = ", ".join(f"{topic!r} has {counts[topic]}" for topic in topics)
+        raise LogError(
+            f"kafka {cluster.servers}: topics with different numbers of partitions: {found}; "
+            "all topics of a scorer need as many as its events have"
+        )
+    return counts[topics[0]]
