@@ -5,6 +5,7 @@ minutes. The folder gets the page empty, filled, restoring and without an answer
 dark; docs/page.png is `filled-desktop-light.png`.
 """
 
+import json
 import math
 import sys
 import tempfile
@@ -18,16 +19,17 @@ from live import Live, serving
 from playwright.sync_api import Browser
 
 from pipeline.cli import main
-from producers.synthetic import DAY, SyntheticStream
+from producers.synthetic import SyntheticStream
 
 SCHEMA = Path(__file__).parents[1] / "deploy/schemas/synthetic.toml"
-HISTORY, EVENTS_PER_SECOND, EVENTS_PER_DAY = 40_000, 250, 5_400
+HISTORY, EVENTS_PER_SECOND = 40_000, 250
 
 
 def take(folder: Path, minutes: float) -> None:
     """Make all pictures."""
-    days = (HISTORY + 60 * minutes * EVENTS_PER_SECOND) / EVENTS_PER_DAY
-    stream = iter(SyntheticStream(seed=7, start_ts=time.time() - days * DAY))  # ends about now
+    count = HISTORY + round(60 * minutes * EVENTS_PER_SECOND)
+    (last,) = islice(SyntheticStream(seed=7, start_ts=0.0), count, count + 1)
+    stream = iter(SyntheticStream(seed=7, start_ts=time.time() + 60 * minutes - json.loads(last)["ts"]))  # ends now
     history = list(islice(stream, HISTORY))
     with tempfile.TemporaryDirectory() as place, chromium() as browser:
         work = Path(place)
