@@ -216,7 +216,7 @@ class MetricsServer(Endpoint):
         healthy: Callable[[], bool],
         more: Mapping[str, Page] = MappingProxyType({}),
     ) -> None:
-        pages = {
+        pages: dict[str, Page] = {
             "/metrics": functools.partial(_exposition, registry),
             "/healthz": functools.partial(_probe, healthy, "healthy", "not healthy: the loop makes no progress"),
             "/readyz": functools.partial(_probe, ready, "ready", "not ready: restoring the state, or stopping"),

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from pipeline.events import EventBatch
 from pipeline.graph import Graph
@@ -31,7 +32,7 @@ WINDOW = 5000
 KEPT = 256
 
 
-class Spam(NamedTuple):
+class Spam(Struct, frozen=True, gc=False):
     """A score at or above its threshold."""
 
     id: str

@@ -70,10 +70,15 @@ class Opened:
 
 
 @contextlib.contextmanager
-def opened(browser: Browser, url: str, size: str = "desktop", scheme: str = "light") -> Iterator[Opened]:
+def opened(
+    browser: Browser, url: str, size: str = "desktop", scheme: str = "light", document: object = None
+) -> Iterator[Opened]:
+    """Open the live page; with a `document` it gets that one in place of the scorer's."""
     width, height = SIZES[size]
     context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme, timezone_id="UTC")
     with contextlib.closing(context):
         one = Opened(context.new_page(), url)
+        if document is not None:
+            one.page.route("**/status.json", lambda route: route.fulfill(json=document))
         one.page.goto(url)
         yield one

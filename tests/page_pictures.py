@@ -70,9 +70,7 @@ def pictures(
 ) -> None:
     for size in sizes:
         for scheme in SCHEMES:
-            with opened(browser, live.url, size, scheme) as one:
-                if document is not None:
-                    one.page.route("**/status.json", lambda route: route.fulfill(json=document))
+            with opened(browser, live.url, size, scheme, document) as one:
                 one.wait_for_state(state)
                 one.page.screenshot(path=folder / f"{name}-{size}-{scheme}.png", full_page=size == "phone")
 
