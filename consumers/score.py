@@ -35,6 +35,7 @@ from pipeline.log import PACKED, Log, Move, Read, Record, Underway, clip, read_b
 from pipeline.messages import ScoreWriter, dead_letters
 from pipeline.model import Model
 from pipeline.packed_codec import encode_packed
+from pipeline.recent import Recent
 from pipeline.schema import EVENT_TYPES, Schema
 from pipeline.scorer import Scored, Scorer
 from pipeline.snapshot_store import SnapshotStore
@@ -83,6 +84,8 @@ class ScoreConsumer:
         self._writer = ScoreWriter(self._version, self.model.schema.fingerprint, threshold, form)
         self.beat = self.monotonic()
         self.stats.sending = self.log.sending
+        if self.config.metrics.port and self.config.metrics.page:
+            self.stats.recent = Recent(self.model.schema)
         self.scorer = Scorer(self.model, self.monotonic)
         self._batcher: MicroBatcher[tuple[Record, float]] = MicroBatcher(
             self.config.score.max_batch, self.config.score.max_wait_seconds
@@ -201,7 +204,9 @@ class ScoreConsumer:
         if underway is None:
             self._count_commit(self.monotonic())
 
-    def _commit(self, events: EventBatch, scored: Scored, bad: list[BadEvent]) -> tuple[Underway | None, int]:
+    def _commit(
+        self, events: EventBatch, scored: Scored, bad: list[BadEvent]
+    ) -> tuple[Underway | None, npt.NDArray[np.bool_]]:
         topics = self.config.topics
         messages, spam = self._writer.write(events, scored, self.clock())
         outputs = {topics.scores: messages, topics.dead_letters: list(dead_letters(bad))}
@@ -244,7 +249,7 @@ class ScoreConsumer:
         events: EventBatch,
         scored: Scored,
         bad: list[BadEvent],
-        spam: int,
+        spam: npt.NDArray[np.bool_],
     ) -> None:
         stats = self.stats
         pairs = np.bincount(events.kind.astype(np.int64) * len(OUTCOMES) + scored.outcome).tolist()
@@ -257,7 +262,10 @@ class ScoreConsumer:
         for event in bad:
             stats.count_dead_letters(event.reason)
         stats.scores += len(scored.score)
-        stats.spam += spam
+        stats.spam += int(np.count_nonzero(spam))
+        stats.score_value.observe(scored.score.astype(np.float64))
+        if stats.recent is not None:
+            stats.recent.note(events, scored, spam, self.scorer.graph)
         stats.position = self.position
         stats.last_event_ts = self.scorer.graph.watermark
         stats.micro_batch_events.observe_one(len(batch))

@@ -22,9 +22,12 @@ from pipeline.log_url import Membership, is_kafka, join_group, open_log, open_sh
 from pipeline.metrics import MetricsServer, QualityCollector, ScorerCollector, new_registry
 from pipeline.misfit import did_you_mean
 from pipeline.model import Model
+from pipeline.page import live_page
 from pipeline.scorer import Scorer
 from pipeline.snapshot_store import open_shard_store
 from pipeline.stats import GroupStats, QualityStats
+from pipeline.status import status
+from pipeline.trend import Trend, watched
 
 STALLED_SECONDS = 60.0  # a loop that has not come round for so long is not healthy
 STOP_SECONDS = 30.0  # to finish, commit and write snapshots; what is not done then will be read again
@@ -50,14 +53,15 @@ def serve_scores(
     with ExitStack() as stack:
         stop = stack.enter_context(_stopped_by_signals())
         _check_topics(model, config)
-        stats = GroupStats(model.version, model.schema.name, REASONS)
+        stats = GroupStats(model.version, model.schema.name, REASONS, model.threshold)
         warm_up(model)
         calm_collector()
         open_shard = partial(open_shard_log, log_url, config, say)
         open_store = partial(open_shard_store, state, log_url, config)
         shards = Shards(open_shard, open_store, model, config, stats, say, is_kafka(log_url), until_end, progress)
         if config.metrics.port:
-            stack.callback(_metrics_server(stats, shards, config, stop).close)
+            trend = stack.enter_context(watched(stats))
+            stack.callback(_metrics_server(stats, shards, config, stop, trend).close)
         membership = join_group(log_url, config, shards)
         with ExitStack() as leaving:  # also after an error: or the others would wait for our session to end
             if membership is not None:
@@ -97,7 +101,9 @@ def _stay(
             return
 
 
-def _metrics_server(stats: GroupStats, shards: Shards, config: Config, stop: threading.Event) -> MetricsServer:
+def _metrics_server(
+    stats: GroupStats, shards: Shards, config: Config, stop: threading.Event, trend: Trend
+) -> MetricsServer:
     def healthy() -> bool:
         return all(time.perf_counter() - consumer.beat < STALLED_SECONDS for consumer in shards.consumers)
 
@@ -106,7 +112,8 @@ def _metrics_server(stats: GroupStats, shards: Shards, config: Config, stop: thr
         return "live" in states and "restoring" not in states and not stop.is_set()
 
     registry = new_registry(ScorerCollector(stats, time.time))
-    return MetricsServer(registry, config.metrics.host, config.metrics.port, ready=ready, healthy=healthy)
+    page = live_page(lambda: status(stats, trend, healthy(), ready(), time.time())) if config.metrics.page else {}
+    return MetricsServer(registry, config.metrics.host, config.metrics.port, ready, healthy, page)
 
 
 def serve_quality(

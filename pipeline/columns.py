@@ -153,3 +153,10 @@ def _joined(columns: Sequence[Sequence[Any]]) -> list[str | None]:
 
 def _escaped(part: str) -> str:
     return part.replace(_ESCAPE, _ESCAPE + "0").replace(_BETWEEN, _ESCAPE + "1")
+
+
+def split_key(key: str, parts: int) -> list[str]:
+    """Return the texts that a group key of so many parts was joined of; of a key that was cut, what is left of them."""
+    if parts == 1:
+        return [key]
+    return [part.replace(_ESCAPE + "1", _BETWEEN).replace(_ESCAPE + "0", _ESCAPE) for part in key.split(_BETWEEN)]

@@ -79,6 +79,7 @@ class Kafka(Struct, frozen=True, forbid_unknown_fields=True):
 class Metrics(Struct, frozen=True, forbid_unknown_fields=True):
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 0
+    page: bool = True
 
 
 class Quality(Struct, frozen=True, forbid_unknown_fields=True):

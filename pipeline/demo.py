@@ -149,7 +149,7 @@ def _live(commands: "Commands", model: str, say: Say, scale: Scale) -> tuple[Rep
         "score", "--model", model, "--log", "sqlite:log.db", "--state", "log.state", "--metrics-port", str(port)
     )  # fmt: skip
     commands.wait_until(lambda: _get(port, "/readyz") is not None, consumer)
-    say(f"{scale.unseen:,} unseen events come now; meanwhile look at http://127.0.0.1:{port}/metrics")
+    say(f"{scale.unseen:,} unseen events come now; meanwhile look at http://127.0.0.1:{port}/")
     speed = _seconds_between_ends(commands.folder / "unseen.jsonl") / scale.live_seconds
     producer = commands.start("replay", "unseen.jsonl", "--to", "sqlite:log.db", "--speed", f"{speed:.0f}x")
     metrics: dict[str, float] = {}

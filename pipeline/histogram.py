@@ -36,6 +36,9 @@ LATENCY_BUCKETS = tuple(float(f"{digit}e{exponent}") for exponent in range(-5, 2
 SIZE_BUCKETS = tuple(float(edge) for edge in _SIZE_EDGES[:17])
 """Powers of two, 1 to 65536."""
 
+SCORE_BUCKETS = tuple(percent / 100 for percent in range(5, 101, 5))
+"""Scores: 0.05, 0.1 ... 1."""
+
 
 class Histogram:
     """Counts values >= 0 between fixed edges; never forgets, never grows."""
@@ -69,6 +72,13 @@ class Histogram:
         self._counts += other._counts
         self._max = max(self._max, other._max)
         self.sum += other.sum
+
+    def since(self, earlier: "Histogram") -> "Histogram":
+        """Return what was counted since this histogram was as `earlier`; its largest value may be one of before."""
+        later = Histogram(self._edges)
+        later._counts = self._counts - earlier._counts
+        later._max, later.sum = self._max, self.sum - earlier.sum
+        return later
 
     def percentile(self, p: float) -> float:
         """Return the value that `p` percent (0 to 100) of the values do not exceed; nan if there are none.
@@ -110,3 +120,10 @@ class SizeHistogram(Histogram):
 
     def __init__(self) -> None:
         super().__init__(_SIZE_EDGES)
+
+
+class ScoreHistogram(Histogram):
+    """Scores, 0 to 1, in twentieths."""
+
+    def __init__(self) -> None:
+        super().__init__(np.array(SCORE_BUCKETS))

@@ -116,12 +116,12 @@ class ScoreWriter:
         self._headers: Headers = about if form == "packed" else (("content-type", JSON.encode()), *about)
         self._write = self._packed if form == "packed" else self._single
 
-    def write(self, events: EventBatch, scored: Scored, now: float) -> tuple[list[Message], int]:
-        """Return the messages for the scores of `events`, and how many of these are spam."""
+    def write(self, events: EventBatch, scored: Scored, now: float) -> tuple[list[Message], npt.NDArray[np.bool_]]:
+        """Return the messages for the scores of `events`, and which of these are spam."""
         place = scored.event
         ids = events.id if len(place) == len(events) else [events.id[i] for i in place.tolist()]
         columns = _Columns(ids, scored.score, events.ts[place], events.position[place], events.index[place])
-        return list(self._write(columns, now)), int(np.count_nonzero(columns.is_spam(self._threshold)))
+        return list(self._write(columns, now)), columns.is_spam(self._threshold)
 
     def _single(self, columns: _Columns, now: float) -> Iterator[Message]:
         values = map(_encode, columns.each(self._threshold, self._model, now))

@@ -9,8 +9,9 @@ nothing between two scrapes. No label holds an id of a node or anything else tha
 """
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from http import HTTPStatus
+from types import MappingProxyType
 
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
 from prometheus_client.core import (
@@ -23,8 +24,8 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from pipeline.endpoint import Answer, Endpoint, text_answer
-from pipeline.histogram import LATENCY_BUCKETS, SIZE_BUCKETS, Histogram
+from pipeline.endpoint import Answer, Endpoint, Page, text_answer
+from pipeline.histogram import LATENCY_BUCKETS, SCORE_BUCKETS, SIZE_BUCKETS, Histogram
 from pipeline.shard_gauges import BY_PARTITION, MEMORY, SUMS
 from pipeline.stats import SHARD_STATES, GroupStats, QualityStats, ServiceStats
 
@@ -117,6 +118,12 @@ def _counts(counts: ServiceStats) -> Iterator[Metric]:
         "graphsieve_spam_scores_total",
         "Scores published as spam; their rate over that of graphsieve_scores_total is the spam share.",
         counts.spam,
+    )
+    yield _histogram(
+        "graphsieve_score_value",
+        "Published scores: how they are spread between 0 and 1.",
+        SCORE_BUCKETS,
+        counts.score_value,
     )
     yield _counter(
         "graphsieve_producers_replaced_total",
@@ -223,7 +230,7 @@ class QualityCollector(Collector):
 
 
 class MetricsServer(Endpoint):
-    """Serves /metrics, /healthz (is it alive?) and /readyz (does it score?) on one port until it is closed."""
+    """Serves /metrics, /healthz (is it alive?), /readyz (does it score?) and `more` on one port until it is closed."""
 
     def __init__(
         self,
@@ -232,11 +239,13 @@ class MetricsServer(Endpoint):
         port: int,
         ready: Callable[[], bool],
         healthy: Callable[[], bool],
+        more: Mapping[str, Page] = MappingProxyType({}),
     ) -> None:
-        pages = {
+        pages: dict[str, Page] = {
             "/metrics": functools.partial(_exposition, registry),
             "/healthz": functools.partial(_probe, healthy, "healthy", "not healthy: the loop makes no progress"),
             "/readyz": functools.partial(_probe, ready, "ready", "not ready: restoring the state, or stopping"),
+            **more,
         }
         super().__init__(pages, host, port)
 

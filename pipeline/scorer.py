@@ -31,6 +31,7 @@ class Scored:
     """What a micro-batch of n events gave."""
 
     event: npt.NDArray[np.int64]  # (B,) index of the event of each score, ascending
+    row: npt.NDArray[np.int32]  # (B,) of its node
     score: Floats  # (B,)
     outcome: npt.NDArray[np.uint8]  # (n,) see graph.OUTCOMES
     stage_seconds: dict[str, float]  # A, B, C, D
@@ -61,7 +62,8 @@ class Scorer:
         score = self.model.classify(self.model.layers[1].forward(h[targets], means[targets]))
         times.append(self._clock())
         stages = dict(zip("ABCD", np.diff(times).tolist(), strict=True))
-        return Scored(applied.entry_event[targets].astype(np.int64), score, applied.outcome, stages)
+        event, row = applied.entry_event[targets].astype(np.int64), applied.entry_row[targets]
+        return Scored(event, row, score, applied.outcome, stages)
 
     def export(self) -> dict[str, npt.NDArray[np.generic]]:
         """Return the shard's whole state as plain arrays: the graph, both caches, both lists."""

@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pipeline.histogram import LatencyHistogram, SizeHistogram
+from pipeline.histogram import LatencyHistogram, ScoreHistogram, SizeHistogram
 from pipeline.log import Sending
+from pipeline.recent import Recent
 
 Outcome = Literal["applied", "duplicate", "unknown", "expired", "bad"]
 ShardState = Literal["restoring", "live", "released", "lost", "failed"]
@@ -41,6 +42,7 @@ class ServiceStats:
     dead_letters: dict[str, int] = field(init=False)  # by reason
     scores: int = 0
     spam: int = 0  # the scores at or above their threshold
+    score_value: ScoreHistogram = field(default_factory=ScoreHistogram)
     micro_batch_events: SizeHistogram = field(default_factory=SizeHistogram)
     score_latency: LatencyHistogram = field(default_factory=LatencyHistogram)  # event read -> score committed
     stage_seconds: dict[Stage, LatencyHistogram] = field(init=False)  # per micro-batch
@@ -66,6 +68,8 @@ class ServiceStats:
     lists_bytes: int = 0
     hidden_bytes: int = 0
     ids_bytes: int = 0
+
+    recent: Recent | None = None  # where a page shows it
 
     snapshot_seconds: float = math.nan  # how long the last one took
     snapshot_written_at: float = math.nan  # of the newest, also one that an earlier process wrote
@@ -109,6 +113,7 @@ class ServiceStats:
             self.dead_letters[reason] += count
         self.scores += other.scores
         self.spam += other.spam
+        self.score_value.add(other.score_value)
         self.micro_batch_events.add(other.micro_batch_events)
         self.score_latency.add(other.score_latency)
         for stage, histogram in other.stage_seconds.items():
@@ -126,6 +131,7 @@ class GroupStats:
     model_version: str = ""
     schema_name: str = ""
     reasons: tuple[str, ...] = ()  # of dead letters
+    threshold: float = math.nan  # from which on a score is spam
     shards: dict[int, ServiceStats] = field(default_factory=dict)  # by partition; replaced by a new one, never changed
     rebalances: int = 0  # changes of what this process serves
     _beginning: threading.Lock = field(default_factory=threading.Lock, repr=False)

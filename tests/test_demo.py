@@ -93,9 +93,9 @@ def test_the_picture_is_readable_in_full_width(finished):
     assert json.loads((folder / "report.json").read_text()) == report
 
 
-def test_it_tells_where_the_metrics_are_and_leaves_no_process(finished):
+def test_it_tells_where_the_page_is_and_leaves_no_process(finished):
     folder, _, said = finished
-    assert any("http://127.0.0.1:" in line and "/metrics" in line for line in said)
+    assert any("look at http://127.0.0.1:" in line for line in said)
     assert processes_in(folder) == []
 
 

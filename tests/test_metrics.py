@@ -114,6 +114,7 @@ def work(shard):
     shard.last_event_ts = 1000.0
     shard.micro_batch_events.observe_one(512)
     shard.score_latency.observe(np.linspace(0.001, 0.01, 500))
+    shard.score_value.observe(np.linspace(0.0, 1.0, 501)[1:])
     shard.stage_seconds["A"].observe_one(0.0004)
     shard.position, shard.log_end, shard.restore_progress = 512, 600, 1.0
     shard.sending = lambda: Sending(5, 2)
@@ -162,6 +163,8 @@ def test_a_scrape_reads_what_the_scorer_counted():
     assert value("graphsieve_score_latency_seconds_count") == 500
     assert value("graphsieve_score_latency_seconds_bucket", {"le": "0.01"}) == 500
     assert value("graphsieve_score_latency_seconds_bucket", {"le": "0.0005"}) == 0
+    assert value("graphsieve_score_value_bucket", {"le": "0.05"}) == 25
+    assert value("graphsieve_score_value_bucket", {"le": "1.0"}) == 500
     assert value("graphsieve_stage_seconds_count", {"stage": "A"}) == 1
     assert value("graphsieve_micro_batch_events_sum") == 512
     assert value("process_resident_memory_bytes") > 1e6
@@ -176,7 +179,7 @@ def test_counts_and_sizes_are_sums_over_the_shards():
         "spam_scores_total", "score_latency_seconds_count", 'score_latency_seconds_bucket{le="0.005"}',
         'stage_seconds_sum{stage="A"}', "micro_batch_events_sum", "in_flight_messages", "producers_replaced_total",
         "rows", "row_capacity", "lists", "list_capacity", 'memory_bytes{part="ids"}', "snapshots_total",
-        "snapshot_bytes",
+        "snapshot_bytes", "score_value_count", 'score_value_bucket{le="0.5"}',
     ):  # fmt: skip
         assert found[f"graphsieve_{name}"] == 2 * one[f"graphsieve_{name}"] > 0, name
     assert found['graphsieve_stage_seconds_count{stage="commit"}'] == 1
@@ -448,7 +451,7 @@ def test_a_page_that_fails_is_answered_and_the_next_is_served():
         raise RuntimeError("no state yet")
 
     with serving(CollectorRegistry(), ready=broken) as server:
-        assert get(server.port, "/readyz")[::2] == (500, "cannot answer /readyz: RuntimeError('no state yet')\n")
+        assert get(server.port, "/readyz")[::2] == (500, "cannot answer /readyz: RuntimeError; the log says more\n")
         assert get(server.port, "/healthz")[0] == 200
 
 
@@ -516,9 +519,9 @@ def test_a_client_that_trickles_is_cut_off():
 def test_silent_clients_cannot_pile_up():
     with contextlib.closing(Endpoint({"/": hello}, LOCALHOST, 0, max_connections=2, request_seconds=60)) as endpoint:
         with connect(endpoint.port) as first, connect(endpoint.port) as second, connect(endpoint.port) as third:
-            assert received(third) == b""  # closed at once: the two others are still open
-            assert ask(first, b"GET /").endswith(b"hello\n")
+            assert received(first) == b""  # cut off for the third
             assert ask(second, b"GET /").endswith(b"hello\n")
+            assert ask(third, b"GET /").endswith(b"hello\n")
         assert answers_again(endpoint.port)
 
 
