@@ -32,6 +32,7 @@ from pipeline.errors import LogError, SnapshotError, UnsoundSnapshot
 from pipeline.events import BadEvent, EventBatch, bad_event
 from pipeline.graph_state import EXPIRED
 from pipeline.log import PACKED, Log, Move, Read, Record, Underway, clip, read_before
+from pipeline.logs import DEBUG, WARNING, line
 from pipeline.messages import ScoreWriter, dead_letters
 from pipeline.model import Model
 from pipeline.packed_codec import encode_packed
@@ -41,6 +42,7 @@ from pipeline.scorer import Scored, Scorer
 from pipeline.snapshot_store import SnapshotStore
 from pipeline.stats import OUTCOMES, ServiceStats
 
+STORE_SECONDS = 600.0  # a snapshot may take so long to be read or written until the loop counts as hanging
 POLL_SECONDS = 0.1  # the longest that a stop goes unnoticed
 # Between two looks for company: a log asked at every event that comes costs more than the company brings.
 GATHER_SECONDS = 0.002
@@ -69,8 +71,11 @@ class ScoreConsumer:
 
     position: int = field(default=0, init=False)  # all before it is applied and committed
     scorer: Scorer = field(init=False)
-    beat: float = field(default=0.0, init=False)  # monotonic seconds when the loop last came round
+    # Monotonic seconds when the loop last came round; ahead, by what it may take, while a snapshot is read or written.
+    beat: float = field(default=0.0, init=False)
     read_to: int = field(default=0, init=False)  # the next to read; what lies between waits in the batcher
+    snapshot_name: str | None = field(default=None, init=False)  # the one that `recover` has taken
+    replayed: int = field(default=0, init=False)  # messages, by `recover`
     _committed: int = field(default=0, init=False)  # where the group stood at the start
     _commits: deque[_Commit] = field(default_factory=deque, init=False)  # not known to be durable, in order
     _snapshot_position: int = field(default=-1, init=False)
@@ -101,12 +106,13 @@ class ScoreConsumer:
         self.position, self._committed = committed
         self.stats.position = committed.position
         self._load_snapshot(committed.position)
-        start = self.position
+        start, self.beat = self.position, self.monotonic()
         while self.position < self._committed and not stop.is_set():
             read = self._read_committed()
             if read.records:
                 events, _ = self._decoder.decode(read.records)
                 self.scorer.score(events)
+            self.replayed += len(read.records)
             self.position = read.position
             self.beat = self.monotonic()
             self.stats.restore_progress = (self.position - start) / (self._committed - start)
@@ -132,23 +138,28 @@ class ScoreConsumer:
 
     def _load_snapshot(self, committed: int) -> None:
         for name in self.store.names():
+            self.beat = self.monotonic() + STORE_SECONDS
             try:
                 manifest = self.store.read_manifest(name)
                 if manifest.model != self._version:
-                    self.say(f"snapshot {name} is of model {manifest.model}, not {self._version}: not used")
+                    other = f"snapshot {name} is of model {manifest.model}, not {self._version}: not used"
+                    self.say(line(other, WARNING, snapshot=name, model=manifest.model))
                     continue
                 if manifest.position > committed:
-                    self.say(f"snapshot {name} is ahead of the log, committed to {committed}: not used")
+                    ahead = f"snapshot {name} is ahead of the log, committed to {committed}: not used"
+                    self.say(line(ahead, WARNING, snapshot=name, position=committed))
                     continue
                 self.scorer.restore(self.store.read_arrays(name, manifest))
             except UnsoundSnapshot as error:
-                self.say(f"{error}; taking an older one, or replaying from the start")
+                self.say(line(f"{error}; taking an older one, or replaying from the start", WARNING, snapshot=name))
                 continue
             self.position = self._snapshot_position = manifest.position
+            self.snapshot_name = name
             self.stats.snapshot_written_at, self.stats.snapshot_bytes = manifest.written_at, manifest.bytes
             return
         if committed > self.position:
-            self.say(f"no snapshot to go on from: {self._topic} is replayed from {self.position} to {committed}")
+            replayed = f"no snapshot to go on from: {self._topic} is replayed from {self.position} to {committed}"
+            self.say(line(replayed, WARNING, position=self.position, committed=committed))
 
     # -- the loop --
 
@@ -231,15 +242,19 @@ class ScoreConsumer:
         began = self.monotonic()
         try:
             self.log.flush()
+            self.beat = self.monotonic() + STORE_SECONDS
             manifest = self.store.write(self.position, self._version, self.scorer.export(), self.clock())
         except SnapshotError as error:
             self.stats.snapshot_failures += 1
-            self.say(f"{error}; scoring goes on, a start would replay from the last one")
+            self.say(line(f"{error}; scoring goes on, a start would replay from the last one", WARNING))
             return
         self._snapshot_position = self.position
         self.stats.snapshots += 1
         self.stats.snapshot_seconds = self.monotonic() - began
         self.stats.snapshot_written_at, self.stats.snapshot_bytes = manifest.written_at, manifest.bytes
+        took = f"snapshot at position {self.position}: {manifest.bytes:,} bytes in {self.stats.snapshot_seconds:.2f} s"
+        written = {"bytes": manifest.bytes, "seconds": round(self.stats.snapshot_seconds, 3)}
+        self.say(line(took, DEBUG, position=self.position, **written))
 
     # -- counting --
 

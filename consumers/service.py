@@ -2,35 +2,36 @@
 
 import gc
 import math
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
+from consumers.announce import start_line
 from consumers.follow import Follower, Following
 from consumers.join import JoinState
+from consumers.probes import Probes
 from consumers.shards import Shards
+from consumers.stopping import bounded, stopped_by_signals
 from consumers.windows import Expected, Windows
 from pipeline.config import Config
 from pipeline.decoder import Decoder
-from pipeline.errors import ConfigError
 from pipeline.events import REASONS
 from pipeline.log_url import Membership, is_kafka, join_group, open_log, open_shard_log, partitions_of
+from pipeline.logs import line, prefaced
 from pipeline.metrics import MetricsServer, QualityCollector, ScorerCollector, new_registry
-from pipeline.misfit import did_you_mean
 from pipeline.model import Model
 from pipeline.page import live_page
+from pipeline.schema_fit import check_topics
 from pipeline.scorer import Scorer
 from pipeline.snapshot_store import open_shard_store
 from pipeline.stats import GroupStats, QualityStats
-from pipeline.status import status
+from pipeline.status import Status, status
 from pipeline.trend import Trend, watched
 
-STALLED_SECONDS = 60.0  # a loop that has not come round for so long is not healthy
-STOP_SECONDS = 30.0  # to finish, commit and write snapshots; what is not done then will be read again
+SHARDS_SHARE = 0.8  # of the time to stop, for batches, commits and snapshots; what is not done then is read again
 LOOK_SECONDS = 0.02  # between two looks at shards of a log that has no group
 JOIN_SECONDS = 15.0  # to be given a partition, when joining others
 # Following: a broker that is there and answers nothing holds one step for 45 s, until its clients give up.
@@ -51,8 +52,10 @@ def serve_scores(
     On Kafka as one of the group `score.group`, which shares the partitions; of any other log all there is.
     """
     with ExitStack() as stack:
-        stop = stack.enter_context(_stopped_by_signals())
-        _check_topics(model, config)
+        stop = stack.enter_context(stopped_by_signals())
+        say = prefaced(say, start_line(model, log_url, state, config))
+        stack.enter_context(bounded(stop, config.score.stop_seconds, say))
+        check_topics(model.schema, config.topics.events)
         stats = GroupStats(model.version, model.schema.name, REASONS, model.threshold)
         warm_up(model)
         calm_collector()
@@ -64,22 +67,21 @@ def serve_scores(
             stack.callback(_metrics_server(stats, shards, config, stop, trend).close)
         membership = join_group(log_url, config, shards)
         with ExitStack() as leaving:  # also after an error: or the others would wait for our session to end
-            if membership is not None:
-                leaving.callback(membership.close)
-            leaving.callback(shards.stop, STOP_SECONDS)
+            leaving.callback(_let_go, shards, membership, config.score.stop_seconds)
             _stay(membership, shards, stats, stop, until_end)
+            if stop.is_set():
+                say(line(f"stopping: the last batches, commits and snapshots have {config.score.stop}"))
         return _report(stats)
 
 
-def _check_topics(model: Model, config: Config) -> None:
-    """Refuse a schema with words for a topic that is not read: most likely one of the two names is misspelt."""
-    read = config.topics.events.split(",")
-    for topic in model.schema.topics:
-        if topic not in read:
-            raise ConfigError(
-                f"the model's schema has [events.topics.{topic}], but topics.events is {config.topics.events!r}: "
-                f"{did_you_mean(topic, read)}"
-            )
+def _let_go(shards: Shards, membership: Membership | None, seconds: float) -> None:
+    """Finish within `seconds`: most of them are for the shards, what is left for telling the group."""
+    deadline = time.monotonic() + seconds
+    try:
+        shards.stop(seconds * SHARDS_SHARE)
+    finally:
+        if membership is not None:
+            membership.close(deadline - time.monotonic())
 
 
 def _stay(
@@ -104,16 +106,15 @@ def _stay(
 def _metrics_server(
     stats: GroupStats, shards: Shards, config: Config, stop: threading.Event, trend: Trend
 ) -> MetricsServer:
-    def healthy() -> bool:
-        return all(time.perf_counter() - consumer.beat < STALLED_SECONDS for consumer in shards.consumers)
+    probes = Probes(shards, stats, stop, config.kafka.stall_seconds)
 
-    def ready() -> bool:
-        states = [shard.state for shard in stats.shards.values()]
-        return "live" in states and "restoring" not in states and not stop.is_set()
+    def shown() -> Status:
+        return status(stats, trend, probes.healthy(), probes.ready(), time.time())
 
-    registry = new_registry(ScorerCollector(stats, time.time))
-    page = live_page(lambda: status(stats, trend, healthy(), ready(), time.time())) if config.metrics.page else {}
-    return MetricsServer(registry, config.metrics.host, config.metrics.port, ready, healthy, page)
+    return MetricsServer(
+        new_registry(ScorerCollector(stats, time.time)), config.metrics.host, config.metrics.port,
+        probes.ready, probes.healthy, probes.note, live_page(shown) if config.metrics.page else {},
+    )  # fmt: skip
 
 
 def serve_quality(
@@ -126,7 +127,7 @@ def serve_quality(
 ) -> dict[str, Any]:
     """Follow the scores and labels of one partition, or of all, until a signal; return the report."""
     with ExitStack() as stack:
-        stop = stack.enter_context(_stopped_by_signals())
+        stop = stack.enter_context(stopped_by_signals())
         there = partitions_of(log_url, config)
         stats, windows = QualityStats(), Windows(config.quality, expected)
         state = JoinState(config.quality.max_pending)
@@ -165,18 +166,6 @@ def calm_collector() -> None:
 def warm_up(model: Model) -> None:
     """Load the compiled code before the first event, on a shard that is thrown away."""
     Scorer(model).score(Decoder(model.schema).decode([])[0])
-
-
-@contextmanager
-def _stopped_by_signals() -> Iterator[threading.Event]:
-    """An event that SIGTERM and Ctrl-C set: the loop then finishes its batch."""
-    stop = threading.Event()
-    before = {s: signal.signal(s, lambda *_: stop.set()) for s in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _report(stats: GroupStats) -> dict[str, Any]:

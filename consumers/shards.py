@@ -18,6 +18,7 @@ from consumers.score import ScoreConsumer
 from pipeline.config import Config
 from pipeline.errors import FencedError, GraphsieveError
 from pipeline.log import Log
+from pipeline.logs import WARNING, Line, line, with_fields
 from pipeline.model import Model
 from pipeline.snapshot_store import SnapshotStore
 from pipeline.stats import GroupStats, ServiceStats
@@ -69,6 +70,7 @@ class Shards:
     ) -> None:
         self._open_log, self._open_store = open_log, open_store
         self._model, self._config, self._stats, self._say = model, config, stats, say
+        self._place = {"group": config.score.group, "topic": config.topics.events}
         self._in_group = in_group  # whether somebody shares partitions out: a fence is no mistake then
         self._until_end, self._progress = until_end, progress
         self._shards: dict[int, Shard] = {}
@@ -79,6 +81,8 @@ class Shards:
 
     def assigned(self, partitions: Sequence[int]) -> None:
         for partition in partitions:
+            if self._in_group:
+                self._say(line(f"partition {partition} is assigned to this consumer", partition=partition))
             with self._changing:
                 self._start(partition)
 
@@ -97,7 +101,8 @@ class Shards:
 
     def lost(self, partitions: Sequence[int]) -> None:
         for shard in self._taken(partitions):
-            self._say(f"partition {shard.partition} went to another consumer while this one gave no sign of life")
+            gone = f"partition {shard.partition} went to another consumer while this one gave no sign of life"
+            self._say(line(gone, WARNING, partition=shard.partition, position=shard.stats.position))
             shard.stats.state = "lost"  # at once: its thread may hang in a commit
             shard.lost.set()
             shard.stop.set()
@@ -124,10 +129,15 @@ class Shards:
                 raise failed[0].error or AssertionError
             for shard in failed:
                 if not shard.said:
-                    self._say(f"partition {shard.partition}: {shard.error}; it is tried again")
+                    self._tell_failure(shard)
                     shard.said = True
                 if isinstance(shard.error, FencedError) or time.monotonic() > shard.ended_at + RETRY_SECONDS:
                     self._start(shard.partition)
+
+    def _tell_failure(self, shard: Shard) -> None:
+        why = f"partition {shard.partition}: {shard.error}; it is tried again"
+        facts = {"position": shard.stats.position, "error": type(shard.error).__name__}
+        self._say(line(why, WARNING, partition=shard.partition, **facts))
 
     def _passes(self, shard: Shard) -> bool:
         """Is what failed likely to mend by itself: a broker that is away, a partition that moved within its group?"""
@@ -150,7 +160,8 @@ class Shards:
             shard.stop.set()
         for shard in shards:
             if not shard.join(max(0.0, deadline - time.monotonic())):
-                self._say(f"partition {shard.partition} did not finish; its last events will be read again")
+                unfinished = f"partition {shard.partition} did not finish; its last events will be read again"
+                self._say(line(unfinished, WARNING, partition=shard.partition, position=shard.stats.position))
                 shard.lost.set()
                 self._taken([shard.partition])  # or who leaves the group would wait for it
         for shard in shards:
@@ -168,6 +179,9 @@ class Shards:
         try:
             self._serve(shard)
             shard.stats.state = "lost" if shard.lost.is_set() else "released"
+            if shard.stats.state == "released":
+                let_go = f"partition {shard.partition} is released at position {shard.stats.position}"
+                self._say(line(let_go, partition=shard.partition, position=shard.stats.position))
         except Exception as error:
             if shard.lost.is_set():
                 shard.stats.state = "lost"  # whatever could not be done is another's now
@@ -184,12 +198,15 @@ class Shards:
             stack.callback(shard.stats.forget_log)
             store = self._open_store(shard.partition)
             stack.callback(store.close)
-            consumer = ScoreConsumer(log, store, self._model, self._config, shard.stats, self._say)
+            say = with_fields(self._say, partition=shard.partition, **self._place)
+            consumer = ScoreConsumer(log, store, self._model, self._config, shard.stats, say)
             shard.consumer = consumer
             until = self._until(log, shard.partition)
+            asked = time.monotonic()
             consumer.recover(shard.stop, self._progress)
             if consumer.recovered and not shard.stop.is_set():
                 shard.stats.state = "live"
+                say(_restored(shard.partition, consumer, time.monotonic() - asked))
             began = time.monotonic()
             consumer.run(shard.stop, until)
             shard.stats.live_seconds += time.monotonic() - began
@@ -204,3 +221,16 @@ class Shards:
         if partition not in self._untils:
             self._untils[partition] = log.end(self._config.topics.events)
         return self._untils[partition]
+
+
+def _restored(partition: int, consumer: ScoreConsumer, seconds: float) -> Line:
+    """Say how a shard came to its state."""
+    snapshot = consumer.snapshot_name
+    how = f"from {snapshot}" if snapshot else "without a snapshot"
+    text = (
+        f"partition {partition} is live at position {consumer.position}: restored {how}, "
+        f"{consumer.replayed:,} messages replayed, in {seconds:.1f} s"
+    )
+    return line(
+        text, position=consumer.position, snapshot=snapshot, replayed=consumer.replayed, seconds=round(seconds, 3)
+    )

@@ -31,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from pipeline.options import parser
 
     args = parser().parse_args(argv)
+    _configure_logs()
     try:
         report = COMMANDS[args.command](args)
     except GraphsieveError as error:
@@ -48,8 +49,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _configure_logs(config: "Config | None" = None) -> None:
+    from pipeline.config import Logging
+    from pipeline.logs import configure
+
+    configure(Logging() if config is None else config.logging)
+
+
 def _fail(message: str) -> int:
-    print(f"graphsieve: {' '.join(message.split())}", file=sys.stderr)
+    from pipeline.logs import ERROR, line, say
+
+    say(line(message, ERROR))
     return 2
 
 
@@ -63,10 +73,6 @@ def _print_report(report: dict[str, Any], as_json: bool) -> None:
 
     for line in readable(report):
         print(line)
-
-
-def _say(line: str) -> None:
-    print(f"graphsieve: {line}", file=sys.stderr, flush=True)
 
 
 # ---- commands ----
@@ -172,6 +178,7 @@ def _list_topics(args: Args) -> dict[str, Any]:
 
 def _score(args: Args) -> dict[str, Any]:
     from consumers.service import serve_scores
+    from pipeline.logs import say
     from pipeline.model import load_model
 
     with _progress("recover", "event") as bar:
@@ -180,7 +187,8 @@ def _score(args: Args) -> dict[str, Any]:
             bar.total = total
             bar.update(done - bar.n)
 
-        return serve_scores(load_model(args.model), args.log, args.state, _config(args), args.until_end, _say, show)
+        config = _config(args)  # first: it says how to log
+        return serve_scores(load_model(args.model), args.log, args.state, config, args.until_end, say, show)
 
 
 def _quality(args: Args) -> dict[str, Any]:
@@ -188,13 +196,14 @@ def _quality(args: Args) -> dict[str, Any]:
     from consumers.service import serve_quality
     from consumers.windows import Windows
     from pipeline.decoder import Decoder
+    from pipeline.logs import say
 
     schema, expected = _judged_by(args)
     config, decoder = _config(args), Decoder(schema)
     if args.follow:
         if args.after is not None or args.last is not None:
             raise ConfigError("--after and --last choose from a log that is read to its end: leave out --follow")
-        return serve_quality(args.log, args.partition, decoder, expected, config, _say)
+        return serve_quality(args.log, args.partition, decoder, expected, config, say)
     log, windows = _existing_log(args, config), Windows(config.quality, expected)
     try:
         figures = quality(log, decoder, after=args.after, last=args.last, topics=config.topics, windows=windows)
@@ -215,12 +224,13 @@ def _judged_by(args: Args) -> "tuple[Schema, Expected | None]":
         plain = {"name": "labels", "features": {"day": {"kind": "weekday"}}, "relations": {"id": {"group_by": ["id"]}}}
         return parse_schema(plain, "labels"), None
     from consumers.windows import Expected
+    from pipeline.logs import say
     from pipeline.model import load_model
 
     model = load_model(args.model)
     expected = Expected.of(model)
     if expected.reference is None:
-        _say(f"the model in {args.model} holds no reference, for an older version trained it: drift is not told")
+        say(f"the model in {args.model} holds no reference, for an older version trained it: drift is not told")
     return model.schema, expected
 
 
@@ -283,11 +293,41 @@ def _inspect(args: Args) -> dict[str, Any]:
     return inspect(args.what, _config(args), args.group, args.nodes, args.lists)
 
 
+def _doctor(args: Args) -> dict[str, Any]:
+    import shutil
+
+    from pipeline.doctor import as_report, examine
+    from pipeline.doctor_report import is_coloured, table
+    from pipeline.finding import Setup
+
+    examined = examine(Setup(args.config, _flags(args), args.model, args.log, args.state))
+    report = as_report(examined)
+    if args.json:
+        _print_report(report, as_json=True)
+    else:
+        width = shutil.get_terminal_size((100, 0)).columns
+        print(*table(examined, width, is_coloured(sys.stdout)), sep="\n")
+    sys.exit(2 if report["problems"] else 0)
+
+
+def _top(args: Args) -> dict[str, Any]:
+    from pipeline.top import as_report, live, once, picture
+
+    if args.json:
+        return as_report(once(args.urls, args.every))
+    if args.once:
+        print(*picture(once(args.urls, args.every), args.every), sep="\n")
+    else:
+        live(args.urls, args.every)
+    return {}
+
+
 def _demo(args: Args) -> dict[str, Any]:
     from pipeline.demo import demo
     from pipeline.demo_report import table
+    from pipeline.logs import say
 
-    report = demo(args.out, args.seed, _say)
+    report = demo(args.out, args.seed, say)
     if args.json:
         return report
     print(table(report))
@@ -316,6 +356,8 @@ COMMANDS: dict[str, Callable[[Args], dict[str, Any]]] = {
     "record": _record,
     "audit": _audit,
     "inspect": _inspect,
+    "doctor": _doctor,
+    "top": _top,
     "demo": _demo,
     "bench": _bench,
 }
@@ -325,9 +367,17 @@ COMMANDS: dict[str, Callable[[Args], dict[str, Any]]] = {
 
 def _config(args: Args) -> "Config":
     from pipeline.config import load_config
+
+    config = load_config(args.config, _flags(args))
+    _configure_logs(config)
+    return config
+
+
+def _flags(args: Args) -> dict[str, Any]:
+    """The knobs that flags set, None where a flag was not given."""
     from pipeline.options import KNOBS
 
-    return load_config(args.config, {knob: getattr(args, name, None) for name, knob in KNOBS.items()})
+    return {knob: getattr(args, name, None) for name, knob in KNOBS.items()}
 
 
 def _reading(config: "Config", topic: str) -> "Config":

@@ -58,6 +58,12 @@ _folder = _cache_folder()
 if _folder is not None:
     _numba.config.CACHE_DIR = str(_folder)
 
+
+def cache_folder() -> Path | None:
+    """Return where the machine code of this version is kept; None where no folder could be made."""
+    return _folder
+
+
 # No reference counts: nothing that is compiled here allocates, the caller holds every array, and counting all arrays of
 # the graph's state at every call of a small function made the loop four times slower.
 _jit = _numba.njit(cache=_folder is not None, nogil=True, _nrt=False)

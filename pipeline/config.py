@@ -27,6 +27,7 @@ class Score(Struct, frozen=True, forbid_unknown_fields=True):
     snapshot_every: str = "60s"
     snapshots_kept: Annotated[int, Meta(ge=1)] = 2
     max_message_bytes: Annotated[int, Meta(ge=1)] = 4 * 2**20
+    stop: str = "30s"
 
     @property
     def max_wait_seconds(self) -> float:
@@ -35,6 +36,10 @@ class Score(Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def snapshot_every_seconds(self) -> float:
         return parse_duration(self.snapshot_every)
+
+    @property
+    def stop_seconds(self) -> float:
+        return parse_duration(self.stop)
 
 
 class Topics(Struct, frozen=True, forbid_unknown_fields=True):
@@ -88,6 +93,11 @@ class Quality(Struct, frozen=True, forbid_unknown_fields=True):
     max_pending: Annotated[int, Meta(ge=1)] = 200_000
 
 
+class Logging(Struct, frozen=True, forbid_unknown_fields=True):
+    format: Literal["human", "json"] = "human"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
 class Config(Struct, frozen=True, forbid_unknown_fields=True):
     score: Score = Score()
     topics: Topics = Topics()
@@ -95,9 +105,10 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     kafka: Kafka = Kafka()
     metrics: Metrics = Metrics()
     quality: Quality = Quality()
+    logging: Logging = Logging()
 
 
-DURATIONS = ("score.max_wait", "score.snapshot_every", "kafka.stall", "kafka.session")
+DURATIONS = ("score.max_wait", "score.snapshot_every", "score.stop", "kafka.stall", "kafka.session")
 
 
 def load_config(

@@ -82,6 +82,8 @@ class Sending(NamedTuple):
 
     in_flight: int  # messages sent and not acknowledged
     producers_replaced: int  # because the broker stalled, or fenced them
+    # time.perf_counter() when a broker was last asked for what it has not answered yet; None where nothing is awaited
+    waiting_since: float | None = None
 
 
 class Log(Protocol):

@@ -22,10 +22,12 @@ from prometheus_client.core import (
     Metric,
 )
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from pipeline.endpoint import Answer, Endpoint, Page, text_answer
 from pipeline.histogram import LATENCY_BUCKETS, SCORE_BUCKETS, SIZE_BUCKETS, Histogram
+from pipeline.memory_limit import memory_limit_bytes
 from pipeline.shard_gauges import BY_PARTITION, MEMORY, SUMS
 from pipeline.stats import SHARD_STATES, GroupStats, QualityStats, ServiceStats
 
@@ -36,11 +38,23 @@ def new_registry(*collectors: Collector) -> CollectorRegistry:
     Two metrics of one name are refused.
     """
     registry = CollectorRegistry(auto_describe=True)
+    registry.register(MemoryLimitCollector())
     ProcessCollector(registry=registry)
     GCCollector(registry=registry)
     for collector in collectors:
         registry.register(collector)
     return registry
+
+
+class MemoryLimitCollector(Collector):
+    """What `process_resident_memory_bytes` is to be compared with."""
+
+    def collect(self) -> Iterator[Metric]:
+        yield _gauge(
+            "graphsieve_memory_limit_bytes",
+            "Memory that this process may use: its cgroup's limit, else what the machine has.",
+            memory_limit_bytes(),
+        )
 
 
 class ScorerCollector(Collector):
@@ -239,15 +253,26 @@ class MetricsServer(Endpoint):
         port: int,
         ready: Callable[[], bool],
         healthy: Callable[[], bool],
+        note: Callable[[], str] = lambda: "",
         more: Mapping[str, Page] = MappingProxyType({}),
     ) -> None:
+        """`note` is a word on either probe's answer, such as that the broker is waited for; `more` are other pages."""
         pages: dict[str, Page] = {
             "/metrics": functools.partial(_exposition, registry),
-            "/healthz": functools.partial(_probe, healthy, "healthy", "not healthy: the loop makes no progress"),
-            "/readyz": functools.partial(_probe, ready, "ready", "not ready: restoring the state, or stopping"),
+            "/healthz": functools.partial(_probe, healthy, note, "healthy", "not healthy: the loop makes no progress"),
+            "/readyz": functools.partial(_probe, ready, note, "ready", "not ready: restoring the state, or stopping"),
             **more,
         }
         super().__init__(pages, host, port)
+
+
+def samples_of(text: str) -> dict[str, list[tuple[dict[str, str], float]]]:
+    """Return the samples of a page of metrics: by name, labels and value; ValueError if it is no such page."""
+    samples: dict[str, list[tuple[dict[str, str], float]]] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            samples.setdefault(sample.name, []).append((sample.labels, sample.value))
+    return samples
 
 
 def _exposition(registry: CollectorRegistry, accept: str) -> Answer:
@@ -255,8 +280,9 @@ def _exposition(registry: CollectorRegistry, accept: str) -> Answer:
     return Answer(HTTPStatus.OK, content_type, encode(registry))
 
 
-def _probe(holds: Callable[[], bool], yes: str, no: str, accept: str) -> Answer:
-    return text_answer(HTTPStatus.OK, yes) if holds() else text_answer(HTTPStatus.SERVICE_UNAVAILABLE, no)
+def _probe(holds: Callable[[], bool], note: Callable[[], str], yes: str, no: str, accept: str) -> Answer:
+    status, text = (HTTPStatus.OK, yes) if holds() else (HTTPStatus.SERVICE_UNAVAILABLE, no)
+    return text_answer(status, f"{text}; {note()}" if note() else text)
 
 
 def _counter(name: str, help_text: str, value: float) -> Metric:

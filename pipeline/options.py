@@ -87,6 +87,7 @@ def parser() -> argparse.ArgumentParser:
     _add_topics(family("topics", "make and list topics of Kafka", example, "WHAT"))
     _add_streaming(command)
     _add_looking(command)
+    _add_operating(command)
     _add_trying(command)
     return made
 
@@ -239,6 +240,37 @@ def _add_looking(command: Command) -> None:
     inspect.add_argument("--lists", type=_positive, metavar="N", help="... with so many lists (default: as many)")
 
 
+def _add_operating(command: Command) -> None:
+    doctor = command(
+        "doctor", "look at all that a consumer needs: each with ok, or with the fix",
+        "graphsieve doctor --model model4 --log kafka://localhost:9092 --state state --events reviews",
+    )  # fmt: skip
+    doctor.description = (
+        "Look at what a consumer needs, before it starts or beside one that runs. Takes the words of `score`.\n"
+        "What is not given is not looked at. Publishes nothing, moves no position, joins no group.\n"
+        "Exit code 2 where there is a problem."
+    )
+    doctor.add_argument("--model", type=Path)
+    doctor.add_argument("--log", metavar="LOG", help=LOG)
+    doctor.add_argument("--state", metavar="DIR|URL")
+    doctor.add_argument("--dead-letters", dest="dead_letters_topic", metavar="TOPIC")
+    doctor.add_argument("--delivery", choices=("exactly-once", "at-least-once"))
+    doctor.add_argument("--instance", metavar="NAME")
+    doctor.add_argument("--group")
+    doctor.add_argument("--metrics-port", metavar="PORT")
+    doctor.add_argument("--metrics-host", metavar="HOST")
+    _add_scored(doctor)
+    top = command(
+        "top", "watch consumers live in a terminal, from their metrics",
+        "graphsieve top http://localhost:9108 http://localhost:9109",
+    )  # fmt: skip
+    top.add_argument(
+        "urls", nargs="*", default=["http://127.0.0.1:9108"], metavar="URL", help="(default port 9108 here)"
+    )
+    top.add_argument("--every", type=_interval, default=2.0, metavar="SECONDS", help="between two looks (default 2)")
+    top.add_argument("--once", action="store_true", help="print one picture, of the next so many seconds, and end")
+
+
 def _add_trying(command: Command) -> None:
     demo = command("demo", "train, prune and serve a synthetic stream", "graphsieve demo --out demo")
     demo.add_argument("--out", type=Path, default=Path("demo"), metavar="FOLDER", help="(default demo)")
@@ -289,6 +321,13 @@ def _rate(text: str) -> float:
     value = float(text)
     if not value > 0:
         raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
+def _interval(text: str) -> float:
+    value = float(text)
+    if not 0.1 <= value <= 3600:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0.1 to 3600 seconds")
     return value
 
 

@@ -21,6 +21,20 @@ def readable(report: dict[str, Any], indent: str = "") -> Iterator[str]:
             ) or [start]  # fmt: skip
 
 
+def counted(count: int, word: str) -> str:
+    """Return "1 message", "2,000 messages"."""
+    return f"{count:,} {word}{'' if count == 1 else 's'}"
+
+
+def byte_text(count: float) -> str:
+    """Return a number of bytes as people read it, in steps of a thousand."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
 def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"

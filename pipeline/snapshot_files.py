@@ -65,6 +65,11 @@ def open_files(where: str, shard: str = "") -> Files:
     return LocalFiles(Path(where) / shard)
 
 
+def shown(where: str) -> str:
+    """Return the place of a state for people's eyes: what a URL holds besides its address is left out."""
+    return Address(where).shown if "://" in where else where
+
+
 class LocalFiles:
     """Files in a folder: of this machine's, or of a volume that it shares with others."""
 

@@ -53,6 +53,7 @@ SCHEMA = Path(__file__).parents[1] / "deploy/schemas/synthetic.toml"
 WAIT_SECONDS = 120.0  # for what must come to pass; long, for machines are busy
 LOOK_SECONDS = 0.02
 
+COMMAND = (sys.executable, "-m", "pipeline.cli")
 QUICK = {"GRAPHSIEVE_KAFKA_SESSION": "3s"}  # who is dead is missed soon
 
 
@@ -191,15 +192,15 @@ class Deployment:
             client.close(autocommit=False, timeout_ms=1000)
         self._log.close()
 
-    def consumer(self, *options: object, **environment: str) -> "Consumer":
-        """Start one more consumer of the group."""
+    def consumer(self, *options: object, python: Sequence[str] = COMMAND, **environment: str) -> "Consumer":
+        """Start one more consumer of the group; `python` is what runs the command line."""
         command = [
             "--model", self.model, "--log", self.broker.url, "--events", self.events, "--scores", self.scores,
             "--dead-letters", self.letters, "--group", self.group, "--state", self.state, *options,
         ]  # fmt: skip
         name = f"{self.group}.{len(self.consumers)}"
         journal = {"GRAPHSIEVE_TOPICS_JOURNAL": self.journal}
-        consumer = Consumer(command, self.folder / name, {**journal, **self.environment, **environment})
+        consumer = Consumer(command, self.folder / name, {**journal, **self.environment, **environment}, python=python)
         self.consumers.append(consumer)
         return consumer
 
@@ -325,11 +326,16 @@ class Consumer:
     """A process, `graphsieve score` or another that serves. What it says goes to a file: no reader is awaited."""
 
     def __init__(
-        self, options: Sequence[object], path: Path, environment: Mapping[str, str], command: str = "score"
+        self,
+        options: Sequence[object],
+        path: Path,
+        environment: Mapping[str, str],
+        command: str = "score",
+        python: Sequence[str] = COMMAND,
     ) -> None:
         self._out, self._err = path.with_suffix(path.suffix + ".out"), path.with_suffix(path.suffix + ".err")
         self.port = _free_port()
-        line = [sys.executable, "-m", "pipeline.cli", command, *options, "--metrics-port", self.port, "--json"]
+        line = [*python, command, *options, "--metrics-port", self.port, "--json"]
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self._process = subprocess.Popen(
                 list(map(str, line)), stdout=out, stderr=err, env={**os.environ, **environment}
@@ -359,18 +365,21 @@ class Consumer:
 
     def stop(self) -> None:
         """SIGTERM; it ends in order."""
-        self._process.send_signal(signal.SIGTERM)
+        self.send(signal.SIGTERM)
         assert self.ended() == 0, self.said
 
     def ended(self) -> int:
         """Wait for its end, and return its exit code."""
         return self._process.wait(WAIT_SECONDS)
 
+    def send(self, number: int) -> None:
+        self._process.send_signal(number)
+
     def pause(self) -> None:
-        self._process.send_signal(signal.SIGSTOP)
+        self.send(signal.SIGSTOP)
 
     def resume(self) -> None:
-        self._process.send_signal(signal.SIGCONT)
+        self.send(signal.SIGCONT)
 
     def serves(self) -> set[int]:
         """The partitions whose shards are live."""

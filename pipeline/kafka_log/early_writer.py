@@ -22,6 +22,7 @@ from pipeline.kafka_log.client import Cluster, explain
 from pipeline.kafka_log.sending import give_up, look_up, send_all
 from pipeline.kafka_log.writer import FATAL, RETRY_SECONDS, TransactionalWriter
 from pipeline.log import Message, Move, Underway, check_moves
+from pipeline.logs import WARNING, line, with_fields
 
 POSITION_SECONDS = 1.0
 WAIT_SECONDS = 0.001  # between two looks at what is in flight
@@ -51,7 +52,8 @@ class EarlyWriter:
     ) -> None:
         self.in_flight = 0  # messages sent and not acknowledged
         self._replaced = 0
-        self._cluster, self._group, self._partition, self._say = cluster, group, partition, say
+        self._cluster, self._group, self._partition = cluster, group, partition
+        self._say = with_fields(say, partition=partition, group=group)
         self._lost = lost
         self._transactional = TransactionalWriter(cluster, group, topics, partition, say, lost)
         self._producer: Any = None
@@ -59,6 +61,7 @@ class EarlyWriter:
         self._position: dict[str, int] = {}  # after the last commit
         self._acknowledged: dict[str, int] = {}  # replaced by a new one, never changed: the other thread reads it
         self._failure: LogError | None = None
+        self._waiting_since: float | None = None
         self._committing = threading.Lock()  # held by whoever commits positions
         self._committed: dict[str, int] = {}
         self._closing = threading.Event()
@@ -67,6 +70,14 @@ class EarlyWriter:
     @property
     def replaced(self) -> int:
         return self._replaced + self._transactional.replaced
+
+    @property
+    def waiting_since(self) -> float | None:
+        """time.perf_counter() when it last looked for an acknowledgement, or asked for a position to be committed."""
+        return max(
+            (since for since in (self._waiting_since, self._transactional.waiting_since) if since is not None),
+            default=None,
+        )
 
     def take_over(self, outputs: Sequence[str]) -> None:
         """Fence whoever committed the positions of the shard before; its scores may still come for a while."""
@@ -127,8 +138,10 @@ class EarlyWriter:
         """Wait until no more than so many messages are on their way."""
         self._take_acknowledged()
         while self.in_flight > in_flight:
+            self._waiting_since = time.perf_counter()
             time.sleep(WAIT_SECONDS)
             self._take_acknowledged()
+        self._waiting_since = None
 
     def _take_acknowledged(self) -> None:
         while self._sent and all(future.is_done for future in self._sent[0].futures):
@@ -147,10 +160,12 @@ class EarlyWriter:
         """Send all that is not acknowledged with a new producer, in order."""
         if isinstance(error, FATAL):
             raise LogError(f"kafka {self._cluster.servers}: {explain(error)}") from error
-        self._say(f"kafka {self._cluster.servers}: {explain(error)}; sending again with a new producer")
         self._replaced += 1
+        why = f"kafka {self._cluster.servers}: {explain(error)}"
+        self._say(line(f"{why}; sending again with a new producer", WARNING, producers_replaced=self.replaced))
         self._drop()
         while self._producer is None:
+            self._waiting_since = time.perf_counter()
             if self._lost.wait(RETRY_SECONDS):
                 raise FencedError(f"partition {self._partition} of group {self._group!r} is another consumer's")
             with contextlib.suppress(LogError):  # the broker may be away for long

@@ -6,8 +6,10 @@
 Positions are Kafka's offsets. Some belong to no record: transactions leave marks, compaction gaps.
 """
 
+import contextlib
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pipeline.kafka_log.client import Cluster, one_line
@@ -43,6 +45,7 @@ class KafkaLog(Log):
         self._positions: Positions | None = None
         self._writers: dict[tuple[str, ...], Writer] = {}  # by group and topics
         self._appender: Any = None
+        self._asked_at: float | None = None
 
     def append(self, topic: str, messages: Sequence[Message]) -> int:
         """Append the messages; return the end of the partition that the last went to."""
@@ -87,12 +90,13 @@ class KafkaLog(Log):
 
     def committed(self, group: str, topic: str) -> Progress:
         self.flush()
-        partition = self._reader.partition_of(topic)
-        if self._positions is None:
-            self._positions = Positions(self._cluster)
-        found = self._positions.committed(group, topic, partition)
+        with self._asking():
+            partition = self._reader.partition_of(topic)
+            if self._positions is None:
+                self._positions = Positions(self._cluster)
+            found = self._positions.committed(group, topic, partition)
         if found is None:
-            begin = self._reader.begin(topic)
+            begin = self.begin(topic)
             return Progress(begin, begin)
         return Progress(found.note.start, found.position)
 
@@ -101,10 +105,12 @@ class KafkaLog(Log):
             writer.flush()
 
     def begin(self, topic: str) -> int:
-        return self._reader.begin(topic)
+        with self._asking():
+            return self._reader.begin(topic)
 
     def end(self, topic: str) -> int:
-        return self._reader.end(topic)
+        with self._asking():
+            return self._reader.end(topic)
 
     def close(self) -> None:
         for writer in self._writers.values():
@@ -120,7 +126,17 @@ class KafkaLog(Log):
 
     def sending(self) -> Sending:
         writers = list(self._writers.values())
-        return Sending(sum(w.in_flight for w in writers), sum(w.replaced for w in writers))
+        waits = [since for since in (self._asked_at, *(w.waiting_since for w in writers)) if since is not None]
+        return Sending(sum(w.in_flight for w in writers), sum(w.replaced for w in writers), max(waits, default=None))
+
+    @contextlib.contextmanager
+    def _asking(self) -> Iterator[None]:
+        """Note that the broker owes an answer, for whoever asks whether this thread is stuck."""
+        self._asked_at = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._asked_at = None
 
     def _writer(self, group: str, topics: Iterable[str]) -> Writer:
         key = (group, *sorted(topics))

@@ -24,6 +24,7 @@ from pipeline.errors import LogError
 from pipeline.kafka_log.client import Cluster, explain, one_line
 
 POLL_SECONDS = 0.2
+LEAVE_SECONDS = 5.0
 HEARTBEAT_MS = 300  # a rebalance waits for every member's next one, and the partitions that move wait with it
 
 
@@ -80,9 +81,10 @@ class Membership:
         if coordinator._join_task is not None:
             coordinator.request_rejoin()
 
-    def close(self) -> None:
+    def close(self, timeout_seconds: float = LEAVE_SECONDS) -> None:
         """Leave the group; a static member stays in it until its session ends."""
-        self._consumer.close(autocommit=False, timeout_ms=5000)
+        timeout_ms = round(1000 * min(LEAVE_SECONDS, max(0.1, timeout_seconds)))
+        self._consumer.close(autocommit=False, timeout_ms=timeout_ms)
 
 
 @dataclass

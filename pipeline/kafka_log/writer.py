@@ -28,6 +28,7 @@ from pipeline.kafka_log.finisher import Finisher
 from pipeline.kafka_log.positions import Note, Positions, offset
 from pipeline.kafka_log.sending import LINGER_MS, commit_transaction, give_up, look_up, send_all
 from pipeline.log import Message, Move, Underway, check_moves
+from pipeline.logs import WARNING, line, with_fields
 
 RETRY_SECONDS = 0.5
 
@@ -57,7 +58,9 @@ class TransactionalWriter:
     ) -> None:
         self.replaced = 0  # producers, because the broker stalled, or fenced them
         self.in_flight = 0  # messages sent and not acknowledged
-        self._cluster, self._group, self._partition, self._say = cluster, group, partition, say
+        self.waiting_since: float | None = None  # time.perf_counter() when the attempt under way began
+        self._cluster, self._group, self._partition = cluster, group, partition
+        self._say = with_fields(say, partition=partition, group=group)
         self._lost = lost
         self._stall_seconds = cluster.settings.stall_seconds
         self._id = f"graphsieve-{group}-{'+'.join(sorted(topics))}-{partition}"
@@ -133,6 +136,7 @@ class TransactionalWriter:
     def _insist(self, once: Callable[[], None]) -> None:
         """Do it, with a new producer after each failure that time mends."""
         while True:
+            self.waiting_since = time.perf_counter()
             try:
                 once()
                 return
@@ -145,6 +149,8 @@ class TransactionalWriter:
                 if isinstance(error, FencedError) or not error.retriable:
                     raise
                 self._replace(error, str(error))
+            finally:
+                self.waiting_since = None
 
     def _begin(self) -> None:
         """Make sure that there is a producer, the newest of the shard; where the group stands is to be read again."""
@@ -191,8 +197,8 @@ class TransactionalWriter:
         self._drop()
         if self._lost.wait(RETRY_SECONDS):
             raise FencedError(f"partition {self._partition} of group {self._group!r} is another consumer's") from error
-        self._say(f"{why}; trying again with a new producer")
         self.replaced += 1
+        self._say(line(f"{why}; trying again with a new producer", WARNING, producers_replaced=self.replaced))
 
     def _drop(self) -> None:
         if self._producer is not None:
