@@ -16,8 +16,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 # Test processes; the tests of a file stay together, for they share what takes long to make.
 WORKERS ?= 2
 
-.PHONY: help install demo kafka test lint format bench trials image-test clean
-.PHONY: help install demo kafka stack stack-stop test lint format bench trials clean
+.PHONY: help install demo kafka stack stack-stop test lint format bench trials image-test clean
 
 help: ## say what there is
 	@echo "make TARGET; every target installs into $(VENV) first, once"

@@ -31,12 +31,12 @@ from pipeline.decoder import Decoder, media_type
 from pipeline.errors import LogError, SnapshotError, UnsoundSnapshot
 from pipeline.events import BadEvent, EventBatch, bad_event
 from pipeline.graph_state import EXPIRED
+from pipeline.live.recent import Recent
 from pipeline.log import PACKED, Log, Move, Read, Record, Underway, clip, read_before
 from pipeline.logs import DEBUG, WARNING, line
 from pipeline.messages import ScoreWriter, dead_letters
 from pipeline.model import Model
 from pipeline.packed_codec import encode_packed
-from pipeline.recent import Recent
 from pipeline.schema import EVENT_TYPES, Schema
 from pipeline.scorer import Scored, Scorer
 from pipeline.snapshot_store import SnapshotStore

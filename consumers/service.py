@@ -19,17 +19,17 @@ from consumers.windows import Expected, Windows
 from pipeline.config import Config
 from pipeline.decoder import Decoder
 from pipeline.events import REASONS
+from pipeline.live.page import live_page
+from pipeline.live.status import Status, status
+from pipeline.live.trend import Trend, watched
 from pipeline.log_url import Membership, is_kafka, join_group, open_log, open_shard_log, partitions_of
 from pipeline.logs import line, prefaced
 from pipeline.metrics import MetricsServer, QualityCollector, ScorerCollector, new_registry
 from pipeline.model import Model
-from pipeline.page import live_page
 from pipeline.schema_fit import check_topics
 from pipeline.scorer import Scorer
 from pipeline.snapshot_store import open_shard_store
 from pipeline.stats import GroupStats, QualityStats
-from pipeline.status import Status, status
-from pipeline.trend import Trend, watched
 
 SHARDS_SHARE = 0.8  # of the time to stop, for batches, commits and snapshots; what is not done then is read again
 LOOK_SECONDS = 0.02  # between two looks at shards of a log that has no group

@@ -296,9 +296,9 @@ def _inspect(args: Args) -> dict[str, Any]:
 def _doctor(args: Args) -> dict[str, Any]:
     import shutil
 
-    from pipeline.doctor import as_report, examine
-    from pipeline.doctor_report import is_coloured, table
-    from pipeline.finding import Setup
+    from pipeline.doctor.examine import as_report, examine
+    from pipeline.doctor.finding import Setup
+    from pipeline.doctor.report import is_coloured, table
 
     examined = examine(Setup(args.config, _flags(args), args.model, args.log, args.state))
     report = as_report(examined)
@@ -311,7 +311,7 @@ def _doctor(args: Args) -> dict[str, Any]:
 
 
 def _top(args: Args) -> dict[str, Any]:
-    from pipeline.top import as_report, live, once, picture
+    from pipeline.top.live import as_report, live, once, picture
 
     if args.json:
         return as_report(once(args.urls, args.every))

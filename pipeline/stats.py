@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pipeline.histogram import LatencyHistogram, ScoreHistogram, SizeHistogram
+from pipeline.live.recent import Recent
 from pipeline.log import Sending
-from pipeline.recent import Recent
 
 Outcome = Literal["applied", "duplicate", "unknown", "expired", "bad"]
 ShardState = Literal["restoring", "live", "released", "lost", "failed"]

@@ -16,9 +16,9 @@ from fakes import one_megabyte_disk
 from published import serve as serve_list
 from worlds import random_model
 
-from pipeline.doctor import CHECKS, Examined, as_report, examine
-from pipeline.doctor_report import table
-from pipeline.finding import Setup
+from pipeline.doctor.examine import CHECKS, Examined, as_report, examine
+from pipeline.doctor.finding import Setup
+from pipeline.doctor.report import table
 from pipeline.log import Message
 from pipeline.schema import load_schema
 from pipeline.snapshot_store import open_store

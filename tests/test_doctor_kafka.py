@@ -21,8 +21,8 @@ from test_doctor import found, only
 from worlds import random_model
 
 from pipeline.broker import Broker, Security
-from pipeline.doctor import examine
-from pipeline.finding import Setup
+from pipeline.doctor.examine import examine
+from pipeline.doctor.finding import Setup
 from pipeline.kafka_log.client import Cluster
 from pipeline.schema import load_schema
 

@@ -15,9 +15,9 @@ from live import serving
 from playwright.sync_api import expect
 from worlds import decoded, random_model
 
+from pipeline.live.visible import visible
 from pipeline.schema import load_schema
 from pipeline.scorer import Scorer
-from pipeline.visible import visible
 from producers.synthetic import synthetic_events
 
 SCHEMA = Path(__file__).parents[1] / "deploy/schemas/synthetic.toml"

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from worlds import START, decoded, event_sequences, random_model, world
 
 from pipeline.columns import group_keys, split_key
-from pipeline.recent import KEPT, NEWEST, WINDOW, Recent
+from pipeline.live.recent import KEPT, NEWEST, WINDOW, Recent
+from pipeline.live.status import GROUPS, Status, resident_bytes, status
+from pipeline.live.trend import MINUTES, POINTS, Trend
+from pipeline.live.visible import NAME_BYTES, NAME_CHARACTERS, visible
 from pipeline.scorer import Scorer
 from pipeline.stats import GroupStats, ServiceStats
-from pipeline.status import GROUPS, Status, resident_bytes, status
-from pipeline.trend import MINUTES, POINTS, Trend
-from pipeline.visible import NAME_BYTES, NAME_CHARACTERS, visible
 
 SCHEMA = world()
 

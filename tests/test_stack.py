@@ -25,8 +25,8 @@ from pipeline.broker_jars import fetched_jars
 from pipeline.kafka_log.client import Cluster
 from pipeline.kafka_log.log import KafkaLog
 from pipeline.log import read_to_end
-from pipeline.stack_parts import CONSUMERS, PARTITIONS, with_targets
-from pipeline.stack_state import Mark, State, read_state
+from pipeline.stack.parts import CONSUMERS, PARTITIONS, with_targets
+from pipeline.stack.state import Mark, State, read_state
 
 PAGE_IS_THERE = False  # LEAD: True once the live page is merged
 

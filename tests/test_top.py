@@ -26,9 +26,9 @@ from worlds import random_model
 from pipeline.errors import ConfigError
 from pipeline.log import Message
 from pipeline.schema import load_schema
-from pipeline.scrape import Partition, Reading, Seen, metrics_url, quantile, read, seen
 from pipeline.sqlite_log import SqliteLog
-from pipeline.top_view import frame
+from pipeline.top.scrape import Partition, Reading, Seen, metrics_url, quantile, read, seen
+from pipeline.top.view import frame
 from producers.synthetic import synthetic_events
 
 SCHEMA = Path(__file__).parents[1] / "deploy/schemas/synthetic.toml"

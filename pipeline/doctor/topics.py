@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 
-from pipeline.finding import Finding, Setup, problem, warning
+from pipeline.doctor.finding import Finding, Setup, problem, warning
 
 FOREVER = "-1"
 OUTPUT_BYTES = 2**20  # our largest messages are a little smaller; the brokers' own limit is this

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
+from pipeline.doctor.finding import Finding, Setup, ok, problem, warning
 from pipeline.errors import SnapshotError
-from pipeline.finding import Finding, Setup, ok, problem, warning
 from pipeline.log_url import is_kafka
 from pipeline.report_text import byte_text, counted
 from pipeline.snapshot_files import open_files, shown

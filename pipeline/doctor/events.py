@@ -9,7 +9,7 @@ from itertools import chain
 import msgspec
 import numpy as np
 
-from pipeline.finding import Finding, Setup, ok, problem, warning
+from pipeline.doctor.finding import Finding, Setup, ok, problem, warning
 from pipeline.log import Record, read_to_end
 from pipeline.log_url import open_log
 from pipeline.report_text import counted

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from pipeline.broker_jars import fetched_jars, missing
 from pipeline.errors import ConfigError, GraphsieveError
-from pipeline.stack_parts import ABOUT
-from pipeline.stack_state import Mark, State, clear, kill, mark_of, read_state
+from pipeline.stack.parts import ABOUT
+from pipeline.stack.state import Mark, State, clear, kill, mark_of, read_state
 
 FOLDER = Path(".stack")
 STOP_SECONDS = 120.0  # for the supervisor to end all the others; what runs then is killed
@@ -59,7 +59,7 @@ def _supervisor(folder: Path, any_free: bool) -> Supervisor:
     """Start what owns the stack, out of reach of the terminal's Ctrl-C."""
     (folder / "logs").mkdir(parents=True)
     State(mark_of("start", os.getpid())).write(folder)  # the folder is taken: whoever stops this stack now stops us
-    line = [sys.executable, "-P", "-m", "pipeline.stack_supervisor", str(folder), *["--free-ports"] * any_free]
+    line = [sys.executable, "-P", "-m", "pipeline.stack.supervisor", str(folder), *["--free-ports"] * any_free]
     with (folder / "logs" / "supervisor.log").open("wb") as log:
         return subprocess.Popen(
             line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 
 from pipeline.report_text import byte_text
-from pipeline.scrape import Partition, Seen
+from pipeline.top.scrape import Partition, Seen
 
 Span = tuple[str, str]  # text, style
 Spans = list[Span]

@@ -11,10 +11,10 @@ from pathlib import Path
 from msgspec import Struct
 
 from pipeline.columns import split_key
-from pipeline.recent import NEWEST, Group, Recent, Spam
+from pipeline.live.recent import NEWEST, Group, Recent, Spam
+from pipeline.live.trend import Percentiles, Trend
+from pipeline.live.visible import visible
 from pipeline.stats import GroupStats, ServiceStats
-from pipeline.trend import Percentiles, Trend
-from pipeline.visible import visible
 
 GROUPS = 12
 

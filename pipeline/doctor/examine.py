@@ -10,9 +10,9 @@ behind: in Kafka a transactional id of the doctor's own, `graphsieve-GROUP-docto
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from pipeline import doctor_broker, doctor_events, doctor_process, doctor_state
+from pipeline.doctor import broker, events, process, state
+from pipeline.doctor.finding import Finding, Setup, Verdict, problem, problem_of
 from pipeline.errors import GraphsieveError
-from pipeline.finding import Finding, Setup, Verdict, problem, problem_of
 
 
 class Check(NamedTuple):
@@ -30,21 +30,21 @@ class Examined(NamedTuple):
 
 
 CHECKS = (
-    Check("config", doctor_process.look_at_config),
-    Check("software", doctor_process.look_at_software, after=("config",)),
-    Check("compiled code", doctor_process.look_at_compiled_code),
-    Check("model", doctor_events.look_at_model, ("model",)),
-    Check("log", doctor_broker.look_at_log, ("log",), ("config",)),
-    Check("topics", doctor_broker.look_at_topics, ("log",), ("log",)),
-    Check("permissions", doctor_broker.look_at_permissions, ("log",), ("log", "topics")),
-    Check("schema", doctor_events.look_at_schema, ("model",), ("config", "model")),
-    Check("events", doctor_events.look_at_events, ("log", "model"), ("topics", "model", "schema")),
-    Check("state", doctor_state.look_at_state, ("state",), ("config",)),
-    Check("disk", doctor_state.look_at_disk, ("state",), ("state",)),
-    Check("group", doctor_broker.look_at_group, ("log",), ("topics",)),
-    Check("clock", doctor_process.look_at_clock, ("log",), ("log", "topics")),
-    Check("port", doctor_process.look_at_port, after=("config",)),
-    Check("memory", doctor_process.look_at_memory, after=("state",)),
+    Check("config", process.look_at_config),
+    Check("software", process.look_at_software, after=("config",)),
+    Check("compiled code", process.look_at_compiled_code),
+    Check("model", events.look_at_model, ("model",)),
+    Check("log", broker.look_at_log, ("log",), ("config",)),
+    Check("topics", broker.look_at_topics, ("log",), ("log",)),
+    Check("permissions", broker.look_at_permissions, ("log",), ("log", "topics")),
+    Check("schema", events.look_at_schema, ("model",), ("config", "model")),
+    Check("events", events.look_at_events, ("log", "model"), ("topics", "model", "schema")),
+    Check("state", state.look_at_state, ("state",), ("config",)),
+    Check("disk", state.look_at_disk, ("state",), ("state",)),
+    Check("group", broker.look_at_group, ("log",), ("topics",)),
+    Check("clock", process.look_at_clock, ("log",), ("log", "topics")),
+    Check("port", process.look_at_port, after=("config",)),
+    Check("memory", process.look_at_memory, after=("state",)),
 )
 
 

@@ -17,10 +17,10 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-from pipeline.doctor_report import is_coloured
+from pipeline.doctor.report import is_coloured
 from pipeline.errors import ConfigError
-from pipeline.scrape import Reading, Seen, metrics_url, read, seen
-from pipeline.top_view import frame
+from pipeline.top.scrape import Reading, Seen, metrics_url, read, seen
+from pipeline.top.view import frame
 
 ANSWER_SECONDS = 2.0  # the longest that one consumer may take
 LOOK_SECONDS = 0.2  # between two looks at the keyboard and the window's size

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.config import NOT_KNOBS, PREFIX, load_config
-from pipeline.finding import Finding, Setup, ok, problem, warning
+from pipeline.doctor.finding import Finding, Setup, ok, problem, warning
 from pipeline.log_url import is_kafka
 from pipeline.memory_limit import memory_limit_bytes
 from pipeline.report_text import byte_text, counted
-from pipeline.scrape import fetch
+from pipeline.top.scrape import fetch
 from pipeline.versions import versions
 
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 13)

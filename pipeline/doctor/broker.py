@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.doctor_topics import look_at_configs
+from pipeline.doctor.finding import Finding, Setup, ok, problem, warning
+from pipeline.doctor.topics import look_at_configs
 from pipeline.errors import ConfigError
-from pipeline.finding import Finding, Setup, ok, problem, warning
 from pipeline.log_url import is_kafka, open_cluster, open_log
 from pipeline.report_text import counted
 

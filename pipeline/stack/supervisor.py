@@ -1,6 +1,6 @@
 """The process that owns a stack: it starts all the others, says when one ends, and ends them all when it is told to.
 
-`python -m pipeline.stack_supervisor FOLDER` is what `make stack` leaves running. Until everything is up, each line on
+`python -m pipeline.stack.supervisor FOLDER` is what `make stack` leaves running. Until everything is up, each line on
 its stdout is for the person who waits, and who waits no longer has the stack ended. It exits with 0 after SIGTERM, with
 2 where the stack did not come up, and in both cases nothing that it started runs any more.
 """
@@ -22,10 +22,10 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from pipeline import stack_parts as parts
 from pipeline.broker import HOST, Broker, free_ports, is_free
 from pipeline.errors import GraphsieveError
-from pipeline.stack_state import Mark, State, mark_of
+from pipeline.stack import parts
+from pipeline.stack.state import Mark, State, mark_of
 
 Say = Callable[[str], None]
 Process = subprocess.Popen[bytes]
@@ -243,7 +243,7 @@ def _log_line(line: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stack of a folder that is there and empty."""
-    parser = argparse.ArgumentParser(prog="python -m pipeline.stack_supervisor")
+    parser = argparse.ArgumentParser(prog="python -m pipeline.stack.supervisor")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--free-ports", action="store_true", help="none of the usual ones")
     args = parser.parse_args(argv)

@@ -17,12 +17,12 @@ from importlib.resources import files
 import msgspec
 
 from pipeline.endpoint import NOTHING, Answer, Page
-from pipeline.status import Status
+from pipeline.live.status import Status
 
 
 def live_page(status: Callable[[], Status]) -> Mapping[str, Page]:
     """Return the page and its document, by path; `status` is called for each document."""
-    html = files("pipeline").joinpath("page.html").read_bytes()
+    html = files("pipeline.live").joinpath("page.html").read_bytes()
     policy = _policy(html)
     encode = msgspec.json.Encoder().encode
     return {

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TextIO
 
-from pipeline.doctor import Examined
+from pipeline.doctor.examine import Examined
 from pipeline.report_text import counted
 
 COLOURS = {"ok": "32", "warning": "33", "problem": "31;1", "skipped": "2"}  # ANSI's green, yellow, bold red, faint
