@@ -19,7 +19,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -322,17 +321,17 @@ class Deployment:
 
 
 class Consumer:
-    """A process, `graphsieve score` or another that serves. What it says goes to a file: no reader is awaited."""
+    """A process, `graphsieve score`. What it says goes to a file, so that it never waits for us to read."""
 
-    def __init__(
-        self, options: Sequence[object], path: Path, environment: Mapping[str, str], command: str = "score"
-    ) -> None:
+    name = "score"  # of the command
+
+    def __init__(self, options: Sequence[object], path: Path, environment: Mapping[str, str]) -> None:
         self._out, self._err = path.with_suffix(path.suffix + ".out"), path.with_suffix(path.suffix + ".err")
         self.port = _free_port()
-        line = [sys.executable, "-m", "pipeline.cli", command, *options, "--metrics-port", self.port, "--json"]
+        command = [sys.executable, "-m", "pipeline.cli", self.name, *options, "--metrics-port", self.port, "--json"]
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self._process = subprocess.Popen(
-                list(map(str, line)), stdout=out, stderr=err, env={**os.environ, **environment}
+                list(map(str, command)), stdout=out, stderr=err, env={**os.environ, **environment}
             )
 
     def __str__(self) -> str:
@@ -381,17 +380,6 @@ class Consumer:
         """The sum of a metric's samples, or the one with these labels; 0 as long as there is none."""
         pattern = re.escape(name) if "{" in name else rf"{name}(?:{{.*}})?"
         return sum(map(float, re.findall(rf"^{pattern} (\S+)$", self._metrics(), re.MULTILINE)))
-
-    def answers(self, page: str) -> int:
-        """The status of a page of its port; 0 where nothing answers."""
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{page}", timeout=5) as answer:
-                return int(answer.status)
-        except urllib.error.HTTPError as error:
-            error.close()
-            return error.code
-        except OSError:
-            return 0
 
     def _metrics(self) -> str:
         with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as page:

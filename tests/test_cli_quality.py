@@ -7,7 +7,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from kafka_consumers import SCHEMA, Consumer, keyed_messages
+from kafka_consumers import SCHEMA, keyed_messages
+from quality_process import QualityProcess
 from test_docs import blocks, graphsieve
 from worlds import random_model
 
@@ -81,7 +82,7 @@ def test_a_report_has_windows_and_with_a_model_what_to_expect_and_drift(workplac
 def test_following_serves_the_figures_and_reports_them_at_its_end(workplace, tmp_path):
     told, _ = report("quality", "--log", log_of(workplace), "--model", workplace / "model")
     words = ["--follow", "--log", log_of(workplace), "--model", workplace / "model"]
-    follower = Consumer(words, tmp_path / "quality", {"GRAPHSIEVE_QUALITY_SHORT_WINDOW": "50"}, "quality")
+    follower = QualityProcess(words, tmp_path / "quality", {"GRAPHSIEVE_QUALITY_SHORT_WINDOW": "50"})
     try:
         while follower.answers("/readyz") != 200:
             assert follower.runs, follower.said

@@ -8,8 +8,9 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from kafka_consumers import SCHEMA, Consumer, Deployment, stream
+from kafka_consumers import SCHEMA, Deployment, stream
 from kafka_topics import make_topics, own_name
+from quality_process import QualityProcess
 from worlds import random_model
 
 from consumers.quality import quality
@@ -40,12 +41,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def follow(deployment: Deployment, model: Path, *options: object) -> Consumer:
+def follow(deployment: Deployment, model: Path, *options: object) -> QualityProcess:
     words = [
         "--follow", "--log", deployment.broker.url, "--model", model, "--events", deployment.events,
         "--scores", deployment.scores, "--group", deployment.group, *options,
     ]  # fmt: skip
-    follower = Consumer(words, deployment.folder / own_name("quality"), {}, "quality")
+    follower = QualityProcess(words, deployment.folder / own_name("quality"), {})
     deployment.consumers.append(follower)
     return follower
 
