@@ -46,7 +46,8 @@ def follow(deployment: Deployment, model: Path, *options: object) -> QualityProc
         "--follow", "--log", deployment.broker.url, "--model", model, "--events", deployment.events,
         "--scores", deployment.scores, "--group", deployment.group, *options,
     ]  # fmt: skip
-    follower = QualityProcess(words, deployment.folder / own_name("quality"), {})
+    journal = {"GRAPHSIEVE_TOPICS_JOURNAL": deployment.journal}
+    follower = QualityProcess(words, deployment.folder / own_name("quality"), journal)
     deployment.consumers.append(follower)
     return follower
 
@@ -90,6 +91,20 @@ def test_one_process_follows_all_partitions_through_the_brokers_death(own_broker
         assert max(both.report["drift"]["channels"].values()) < 0.1
         assert both.report["expected"] == {"model": deployment.published(0).scores[0].model, "auroc": 0.5}
         assert "is read again" in both.said
+
+
+def test_labels_on_a_topic_of_their_own_are_followed_in_the_order_of_the_journal(
+    broker: Broker, model: Path, tmp_path: Path
+):
+    messages = stream(2000)
+    labels = [b'"type":"label"' in message.value for message in messages]
+    with Deployment(broker, model, tmp_path, 2, feeds=("events", "verdicts")) as deployment:
+        deployment.append([m for m, label in zip(messages, labels, strict=True) if not label])
+        deployment.append([m for m, label in zip(messages, labels, strict=True) if label], feed=1)
+        deployment.consumer()
+        deployment.wait_until_scored()
+        follower = follow(deployment, model)
+        deployment.wait_until(lambda: follower.metric(LABELLED) == sum(labels) > 20)
 
 
 def refusal(*words: object) -> str:
