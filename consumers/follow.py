@@ -24,6 +24,9 @@ from pipeline.stats import QualityStats
 POLL_SECONDS = 1.0  # between two looks at a log that had nothing new
 NOTE_SECONDS = 1.0  # between two workings out of the figures
 RETRY_SECONDS = 2.0  # until a partition whose broker is away is tried again
+# A loop that has not come round for so long is not healthy. A broker that is there and answers nothing holds a step for
+# 45 s, until its clients give up.
+STALLED_SECONDS = 120.0
 
 
 class Follower:
@@ -120,16 +123,19 @@ class Following:
         say: Callable[[str], None],
         monotonic: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.beat = monotonic()  # when the loop last came round
         self._followers, self._state, self._windows, self._stats = followers, state, windows, stats
         self._say, self._monotonic = say, monotonic
         self._retry_at: dict[int, float] = {}  # partitions whose broker is away
-        self._note_due = self.beat
+        self._beat = self._note_due = monotonic()  # when the loop last came round, when the figures are next due
 
     @property
     def caught_up(self) -> bool:
         """Has every partition been read to its end once? Before that the windows show the past."""
         return all(follower.caught_up for follower in self._followers)
+
+    def comes_round(self) -> bool:
+        """Does the loop make progress? It does while a broker is away, for then a restart would not help."""
+        return self._monotonic() - self._beat < STALLED_SECONDS
 
     def run(self, stop: threading.Event, poll_seconds: float = POLL_SECONDS) -> None:
         """Follow until `stop` is set; then the stats say what was found last."""
@@ -159,7 +165,7 @@ class Following:
             follower.let_go()
 
     def _step(self, follower: Follower) -> bool:
-        self.beat = now = self._monotonic()
+        self._beat = now = self._monotonic()
         if now >= self._note_due:
             self.note()
             self._note_due = now + NOTE_SECONDS

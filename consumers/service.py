@@ -34,8 +34,6 @@ from pipeline.stats import GroupStats, QualityStats
 SHARDS_SHARE = 0.8  # of the time to stop, for batches, commits and snapshots; what is not done then is read again
 LOOK_SECONDS = 0.02  # between two looks at shards of a log that has no group
 JOIN_SECONDS = 15.0  # to be given a partition, when joining others
-# Following: a broker that is there and answers nothing holds one step for 45 s, until its clients give up.
-FOLLOWING_STALLED_SECONDS = 120.0
 
 
 def serve_scores(
@@ -144,7 +142,7 @@ def serve_quality(
             server = MetricsServer(
                 new_registry(QualityCollector(stats)), config.metrics.host, config.metrics.port,
                 ready=lambda: following.caught_up and not stop.is_set(),
-                healthy=lambda: time.perf_counter() - following.beat < FOLLOWING_STALLED_SECONDS,
+                healthy=following.comes_round,
             )  # fmt: skip
             stack.callback(server.close)
             say(f"metrics at http://{config.metrics.host}:{server.port}/metrics")

@@ -19,7 +19,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -200,7 +199,7 @@ class Deployment:
         ]  # fmt: skip
         name = f"{self.group}.{len(self.consumers)}"
         journal = {"GRAPHSIEVE_TOPICS_JOURNAL": self.journal}
-        consumer = Consumer(command, self.folder / name, {**journal, **self.environment, **environment}, python=python)
+        consumer = Consumer(command, self.folder / name, {**journal, **self.environment, **environment}, python)
         self.consumers.append(consumer)
         return consumer
 
@@ -323,22 +322,19 @@ class Deployment:
 
 
 class Consumer:
-    """A process, `graphsieve score` or another that serves. What it says goes to a file: no reader is awaited."""
+    """A process, `graphsieve score`. What it says goes to a file, so that it never waits for us to read."""
+
+    name = "score"  # of the command
 
     def __init__(
-        self,
-        options: Sequence[object],
-        path: Path,
-        environment: Mapping[str, str],
-        command: str = "score",
-        python: Sequence[str] = COMMAND,
+        self, options: Sequence[object], path: Path, environment: Mapping[str, str], python: Sequence[str] = COMMAND
     ) -> None:
         self._out, self._err = path.with_suffix(path.suffix + ".out"), path.with_suffix(path.suffix + ".err")
         self.port = _free_port()
-        line = [*python, command, *options, "--metrics-port", self.port, "--json"]
+        command = [*python, self.name, *options, "--metrics-port", self.port, "--json"]
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self._process = subprocess.Popen(
-                list(map(str, line)), stdout=out, stderr=err, env={**os.environ, **environment}
+                list(map(str, command)), stdout=out, stderr=err, env={**os.environ, **environment}
             )
 
     def __str__(self) -> str:
@@ -390,17 +386,6 @@ class Consumer:
         """The sum of a metric's samples, or the one with these labels; 0 as long as there is none."""
         pattern = re.escape(name) if "{" in name else rf"{name}(?:{{.*}})?"
         return sum(map(float, re.findall(rf"^{pattern} (\S+)$", self._metrics(), re.MULTILINE)))
-
-    def answers(self, page: str) -> int:
-        """The status of a page of its port; 0 where nothing answers."""
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{page}", timeout=5) as answer:
-                return int(answer.status)
-        except urllib.error.HTTPError as error:
-            error.close()
-            return error.code
-        except OSError:
-            return 0
 
     def _metrics(self) -> str:
         with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as page:

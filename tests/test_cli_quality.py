@@ -7,8 +7,9 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from kafka_consumers import SCHEMA, Consumer, keyed_messages
-from test_docs import graphsieve
+from kafka_consumers import SCHEMA, keyed_messages
+from quality_process import QualityProcess
+from test_docs import blocks, graphsieve
 from worlds import random_model
 
 from pipeline.decoder import Decoder
@@ -53,6 +54,11 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def shape(told: dict) -> dict:
+    """The names in a report, whatever its channels are called."""
+    return {n: shape(v) if isinstance(v, dict) and n != "channels" else None for n, v in told.items()}
+
+
 def log_of(workplace: Path) -> str:
     return f"sqlite:{workplace / 'log.db'}"
 
@@ -76,7 +82,7 @@ def test_a_report_has_windows_and_with_a_model_what_to_expect_and_drift(workplac
 def test_following_serves_the_figures_and_reports_them_at_its_end(workplace, tmp_path):
     told, _ = report("quality", "--log", log_of(workplace), "--model", workplace / "model")
     words = ["--follow", "--log", log_of(workplace), "--model", workplace / "model"]
-    follower = Consumer(words, tmp_path / "quality", {"GRAPHSIEVE_QUALITY_SHORT_WINDOW": "50"}, "quality")
+    follower = QualityProcess(words, tmp_path / "quality", {"GRAPHSIEVE_QUALITY_SHORT_WINDOW": "50"})
     try:
         while follower.answers("/readyz") != 200:
             assert follower.runs, follower.said
@@ -94,6 +100,9 @@ def test_following_serves_the_figures_and_reports_them_at_its_end(workplace, tmp
             assert follower.report[part] == told[part]
         assert follower.report["windows"]["long"] == told["windows"]["long"]
         assert follower.report["windows"]["short"]["labelled"] == 50
+        (example,) = map(json.loads, blocks("docs/kafka.md", "json"))
+        example["expected"] = {name: example["expected"][name] for name in ("model", "auroc", "ap")}
+        assert shape(example) == shape(follower.report)
     finally:
         follower.kill()
 

@@ -13,7 +13,7 @@ from published import written
 from test_quality import DECODER, GROUP, fill, forms, label, list_log, node, publish, run_scorer, score_message, steps
 from worlds import START, random_model, world
 
-from consumers.follow import NOTE_SECONDS, RETRY_SECONDS, Follower, Following
+from consumers.follow import NOTE_SECONDS, RETRY_SECONDS, STALLED_SECONDS, Follower, Following
 from consumers.join import JoinState
 from consumers.quality import quality
 from consumers.windows import Expected, Windows
@@ -178,18 +178,20 @@ def test_figures_are_worked_out_at_most_once_a_second():
     assert noted == [0, 1, 2, 3, 4]
 
 
-def test_the_loop_tells_when_it_came_round_last_and_what_it_has_caught_up_with():
+def test_the_loop_tells_whether_it_comes_round_and_whether_it_has_caught_up():
     logs = list_log(), list_log()
     fill(logs[0])
     bench = Bench(*logs)
     assert not bench.following.caught_up
-    for expected in (0, 30, 60):
-        bench.rounds(1, seconds=30)
-        assert bench.following.beat == expected
-    bench.rounds(2)
+    for _ in range(5):
+        bench.rounds(1, seconds=STALLED_SECONDS / 2)
+        assert bench.following.comes_round()
+    bench.clock.now += STALLED_SECONDS / 2
+    assert not bench.following.comes_round()
+    bench.rounds(1)
+    assert bench.following.comes_round()
     assert bench.following.caught_up
-    fill_more = [node("late")]
-    logs[0].append("events", fill_more)
+    logs[0].append("events", [node("late")])
     bench.rounds(1)
     assert bench.following.caught_up  # once is enough: it is a little behind whenever there is something new
 
@@ -239,7 +241,7 @@ def test_a_broker_that_is_away_costs_neither_the_service_nor_its_place(operation
     assert away.closed >= 4
     assert bench.said == ["partition 0: kafka h:1: no answer in time; it is tried again, from where it stands"]
     assert bench.windows.joined == 10  # of the other partition, which goes on
-    assert bench.following.beat == bench.clock.now - RETRY_SECONDS
+    assert bench.following.comes_round()
     away.away_from = None
     bench.rounds(6, seconds=RETRY_SECONDS)
     assert (bench.windows.joined, bench.state.pending) == (20, 0)

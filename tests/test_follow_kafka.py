@@ -8,8 +8,9 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from kafka_consumers import SCHEMA, Consumer, Deployment, stream
+from kafka_consumers import SCHEMA, Deployment, stream
 from kafka_topics import make_topics, own_name
+from quality_process import QualityProcess
 from worlds import random_model
 
 from consumers.quality import quality
@@ -40,12 +41,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def follow(deployment: Deployment, model: Path, *options: object) -> Consumer:
+def follow(deployment: Deployment, model: Path, *options: object) -> QualityProcess:
     words = [
         "--follow", "--log", deployment.broker.url, "--model", model, "--events", deployment.events,
         "--scores", deployment.scores, "--group", deployment.group, *options,
     ]  # fmt: skip
-    follower = Consumer(words, deployment.folder / own_name("quality"), {}, "quality")
+    journal = {"GRAPHSIEVE_TOPICS_JOURNAL": deployment.journal}
+    follower = QualityProcess(words, deployment.folder / own_name("quality"), journal)
     deployment.consumers.append(follower)
     return follower
 
@@ -89,6 +91,20 @@ def test_one_process_follows_all_partitions_through_the_brokers_death(own_broker
         assert max(both.report["drift"]["channels"].values()) < 0.1
         assert both.report["expected"] == {"model": deployment.published(0).scores[0].model, "auroc": 0.5}
         assert "is read again" in both.said
+
+
+def test_labels_on_a_topic_of_their_own_are_followed_in_the_order_of_the_journal(
+    broker: Broker, model: Path, tmp_path: Path
+):
+    messages = stream(2000)
+    labels = [b'"type":"label"' in message.value for message in messages]
+    with Deployment(broker, model, tmp_path, 2, feeds=("events", "verdicts")) as deployment:
+        deployment.append([m for m, label in zip(messages, labels, strict=True) if not label])
+        deployment.append([m for m, label in zip(messages, labels, strict=True) if label], feed=1)
+        deployment.consumer()
+        deployment.wait_until_scored()
+        follower = follow(deployment, model)
+        deployment.wait_until(lambda: follower.metric(LABELLED) == sum(labels) > 20)
 
 
 def refusal(*words: object) -> str:
