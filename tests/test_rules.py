@@ -26,13 +26,14 @@ NOT_YET = {
     "graphsieve_quality_expected_average_precision",
     "job_instance:graphsieve_quality_auroc:floor",
     "graphsieve_drift_psi",
+    "job_instance:graphsieve_drifted_features:count",
     "graphsieve_score_drift_psi",
 }
 NOT_YET_COMMANDS = {"doctor", "top"}
 
 CASES = sorted((REPOSITORY / "tests/rules").glob("*.yml"))
 RUNBOOK = (REPOSITORY / "docs/runbook.md").read_text(encoding="utf-8")
-METRIC = re.compile(r"\b(graphsieve_\w+|process_\w+|job\w*:graphsieve_\w+:\w+|up|ALERTS)\b(?!\()")
+METRIC = re.compile(r"\b(graphsieve_\w+|process_\w+|\w+:graphsieve_\w+:\w+|up|ALERTS)\b(?!\()")
 
 
 def rules_of(name: str) -> list[dict[str, Any]]:

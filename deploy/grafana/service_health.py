@@ -79,7 +79,11 @@ WRONG = [
             lines(
                 "Dead letters by reason",
                 "Bad events a second, set aside in the dead-letter topic. A jump: a producer has changed.",
-                Query(rate("graphsieve_dead_letters_total", "reason"), "{{reason}}"),
+                Query(
+                    f"{rate('graphsieve_dead_letters_total', 'reason')} > 0"
+                    ' or label_replace(vector(0), "reason", "any", "", "")',
+                    "{{reason}}",
+                ),
                 unit="ops",
                 stacked=True,
             ),
@@ -131,6 +135,7 @@ STATE = [
                 Query("process_resident_memory_bytes" + CHOSEN, "{{instance}}"),
                 Query("graphsieve_memory_limit_bytes" + CHOSEN, "limit, {{instance}}"),
                 unit="bytes",
+                logarithmic=True,
             ),
             lines(
                 "Memory of the state",
