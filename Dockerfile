@@ -32,12 +32,14 @@ RUN pip install --no-cache-dir --no-deps --no-index --no-build-isolation . && cd
 
 # ---- what serving can do without ----
 FROM build AS trimmed
-# Tests, CUDA, headers, Fortran's bridge, symbols that only a debugger reads; and what installs packages.
-RUN site=$(python3 -c 'import sysconfig; print(sysconfig.get_path("purelib"))') \
-    && rm -rf $site/numba/tests $site/numba/cuda $site/numpy/f2py $site/numpy/_core/include $site/numpy/_core/lib \
-    && find $site/numpy -type d -name tests -prune -exec rm -rf {} + \
-    && strip --strip-unneeded $site/llvmlite/binding/libllvmlite.so \
-    && pip uninstall --yes setuptools pip
+# What installs packages; tests, sources in C and type stubs; CUDA; symbols that only a debugger reads (of three packages,
+# for those of most wheels have been rewritten in a way that `strip` breaks).
+RUN pip uninstall --yes setuptools pip \
+    && cd $(python3 -c 'import sysconfig; print(sysconfig.get_path("purelib"))') \
+    && find . -type d -name tests -prune -exec rm -rf {} + \
+    && find . -type f -regex '.*\.\(c\|cpp\|h\|a\|pyx\|pxd\|pyi\)' -delete \
+    && rm -rf numba/cuda numpy/distutils numpy/f2py numpy/typing \
+    && find llvmlite lz4 zstandard -type f -name '*.so' -exec strip --strip-unneeded {} +
 
 # ---- serving ----
 FROM ${BASE} AS serving

@@ -47,7 +47,12 @@ def _copied(folder: Path) -> Path | None:
         return None
     atexit.register(shutil.rmtree, copy, ignore_errors=True)
     try:
-        shutil.copytree(folder, copy, dirs_exist_ok=True)
+        for path in folder.rglob("*"):  # not by copytree, which would copy that folders cannot be written
+            place = copy / path.relative_to(folder)
+            if path.is_dir():
+                place.mkdir()
+            else:
+                shutil.copyfile(path, place)
     except OSError:
         return None
     return copy
