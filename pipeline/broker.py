@@ -62,6 +62,7 @@ class Security:
 
     certificate: Path  # PEM: a private key as PKCS #8, its certificate for 127.0.0.1, the chain
     users: Mapping[str, str]  # name -> password, of letters and digits
+    guarded: bool = False  # may they do only what ACLs grant? Who comes to the other listener may do all
 
 
 @dataclass
@@ -270,7 +271,8 @@ def _settings(broker: Broker, controller_port: int, security: Security | None) -
         "transaction.abort.timed.out.transaction.cleanup.interval.ms": 1000,
         "log.cleaner.dedupe.buffer.size": 16 * 2**20,  # of a heap of 512 MB; by default 128 MB
     }
-    return settings | (_secure_settings(security) if security else {})
+    settings |= _secure_settings(security) if security else {}
+    return settings | (GUARDED if security and security.guarded else {})
 
 
 def _secure_settings(security: Security) -> dict[str, object]:
@@ -292,6 +294,11 @@ def _secure_settings(security: Security) -> dict[str, object]:
         "ssl.keystore.location": security.certificate.resolve(),
     }
 
+
+GUARDED = {
+    "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+    "super.users": "User:ANONYMOUS",  # of the listener without encryption
+}
 
 # Kafka's Metadata request, version 1, for no topics: size, request, version, correlation id, no client id, topics.
 METADATA_REQUEST = struct.pack(">ihhihi", 14, 3, 1, 0, -1, 0)

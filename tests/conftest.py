@@ -68,6 +68,14 @@ def own_broker() -> Iterator[Broker]:
         yield broker
 
 
+@pytest.fixture(scope="module")
+def pausable_broker() -> Iterator[Broker]:
+    """A Kafka broker for the tests of a module, which may stop it for a while."""
+    need_a_broker()
+    with tempfile.TemporaryDirectory(prefix="graphsieve-broker-") as folder, Broker.start(Path(folder)) as broker:
+        yield broker
+
+
 def need_a_broker() -> None:
     """Skip the test where no broker can run, and say why; under CI=true, where Java and Maven are installed, fail."""
     if reason := missing():

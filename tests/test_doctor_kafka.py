@@ -5,7 +5,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from conftest import USERS
+from conftest import USERS, need_a_broker
 from kafka.admin import (
     ACL,
     ACLOperation,
@@ -21,8 +21,9 @@ from test_doctor import found, only
 from worlds import random_model
 
 from pipeline.broker import Broker, Security
-from pipeline.doctor.examine import examine
+from pipeline.doctor.examine import Examined, examine
 from pipeline.doctor.finding import Setup
+from pipeline.kafka_log import client
 from pipeline.kafka_log.client import Cluster
 from pipeline.schema import load_schema
 
@@ -41,6 +42,11 @@ def knobs(events: str, scores: str, letters: str, **others: object) -> dict[str,
         **own,
         **{name.replace("__", "."): value for name, value in others.items()},
     }
+
+
+def only_problem(setup: Setup, check: str) -> Examined:
+    (one,) = [one for one in found(setup, check) if one.verdict == "problem"]
+    return one
 
 
 def configure(broker: Broker, topic: str, **settings: str) -> None:
@@ -99,7 +105,8 @@ def test_a_port_on_which_nothing_listens_is_a_problem():
     assert one.fix.startswith("start a broker")
 
 
-def test_a_wrong_password_is_one_line_without_it(broker, certificates):
+def test_a_wrong_password_is_one_line_without_it(broker, certificates, monkeypatch):
+    monkeypatch.setattr(client, "BOOTSTRAP_MS", 3000)  # the same, sooner
     flags = {
         "kafka.security": "sasl_ssl", "kafka.ca_file": str(certificates / "ca.pem"), "kafka.sasl_mechanism": "PLAIN",
         "kafka.username": "alice", "kafka.password": "wrong-secret",
@@ -117,16 +124,16 @@ def test_a_wrong_password_is_one_line_without_it(broker, certificates):
 
 def test_a_missing_topic_is_a_problem_with_the_command_that_makes_it(broker, model):
     events, scores = make_topics(broker.address, "events", "scores", partitions=3)
-    one = only(Setup(None, knobs(events, scores, "nowhere"), model, broker.url), "topics")
-    assert (one.verdict, one.found) == ("problem", "missing: nowhere")
+    one = only_problem(Setup(None, knobs(events, scores, "nowhere"), model, broker.url), "topics")
+    assert one.found == "missing: nowhere"
     assert one.fix == f"graphsieve topics create {broker.url}/nowhere --partitions 3"
 
 
 def test_partitions_that_differ_are_a_problem(broker):
     (events,) = make_topics(broker.address, "events", partitions=3)
     scores, letters = make_topics(broker.address, "scores", "letters", partitions=2)
-    one = only(Setup(None, knobs(events, scores, letters), None, broker.url), "topics")
-    assert (one.verdict, one.fix) == ("problem", "make them anew, each with 3")
+    one = only_problem(Setup(None, knobs(events, scores, letters), None, broker.url), "topics")
+    assert one.fix == "make them anew, each with 3"
     assert f"{events} 3, {scores} 2" in one.found
 
 
@@ -164,15 +171,9 @@ def test_events_that_a_start_needs_and_retention_has_removed_are_a_problem(broke
 @pytest.fixture(scope="module")
 def guarded(certificates, tmp_path_factory):
     """A broker that asks ACLs: whoever comes without encryption may do all, Alice what she is granted."""
-    from conftest import need_a_broker
-
     need_a_broker()
     folder = tmp_path_factory.mktemp("guarded")
-    with Broker.start(folder, security=Security(certificates / "broker.pem", USERS)) as broker:
-        with (folder / "server.properties").open("a") as settings:
-            settings.write("authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n")
-            settings.write("super.users=User:ANONYMOUS\n")
-        broker.restart()
+    with Broker.start(folder, security=Security(certificates / "broker.pem", USERS, guarded=True)) as broker:
         yield broker
 
 

@@ -108,24 +108,27 @@ sys.exit(main())
 
 
 @pytest.mark.parametrize("delivery", ["exactly-once", "at-least-once"])
-def test_a_real_broker_that_is_away_leaves_it_healthy_and_not_ready(own_broker, tmp_path, delivery):
-    model, messages = tmp_path / "model", stream(6000)
+def test_a_real_broker_that_is_away_leaves_it_healthy_and_not_ready(pausable_broker, tmp_path, delivery):
+    model, messages = tmp_path / "model", stream(2000)
     random_model(load_schema(SCHEMA), width=8).save(model)
-    with Deployment(own_broker, model, tmp_path, 1) as deployment:
-        deployment.append(messages[:3000])
+    with Deployment(pausable_broker, model, tmp_path, 1) as deployment:
+        deployment.append(messages[:1000])
         knobs = {"GRAPHSIEVE_KAFKA_STALL": "2s", "GRAPHSIEVE_KAFKA_DELIVERY": delivery}
-        consumer = deployment.consumer("--max-batch", 32, python=[sys.executable, "-c", IMPATIENT], **knobs)
+        busy = ("--max-batch", 32, "--snapshot-every", "1s")
+        consumer = deployment.consumer(*busy, python=[sys.executable, "-c", IMPATIENT], **knobs)
         deployment.wait_for_scores()
-        assert get(consumer.port, "/healthz") == (200, "healthy\n")
-        own_broker.pause()
-        codes, bodies = watched(consumer.port, 10.0)
-        own_broker.resume()
+        deployment.wait_until(lambda: get(consumer.port, "/healthz") == (200, "healthy\n"))
+        pausable_broker.pause()
+        try:
+            codes, bodies = watched(consumer.port, 6.0)
+        finally:
+            pausable_broker.resume()
         assert codes == {200}, bodies
         assert any("healthy; 1 of 1 partitions wait for the broker, " in body for body in bodies)
-        deployment.append(messages[3000:])
+        deployment.append(messages[1000:])
         deployment.wait_until_scored()
         deployment.wait_until(lambda: get(consumer.port, "/readyz")[0] == 200)
-        assert get(consumer.port, "/healthz") == (200, "healthy\n")
+        deployment.wait_until(lambda: get(consumer.port, "/healthz") == (200, "healthy\n"))
 
 
 def watched(port: int, seconds: float) -> tuple[set[int], set[str]]:

@@ -5,9 +5,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
-from kafka_consumers import SCHEMA, Deployment, stream
+from kafka_consumers import SCHEMA, Consumer, Deployment, stream
 from worlds import random_model
 
 from pipeline.schema import load_schema
@@ -16,24 +18,27 @@ STOP = 6.0  # seconds; above what the broker's answers take on a busy machine
 MORE = 6.0  # for the report and the interpreter's end
 
 
-def interrupted(deployment: Deployment):
+@contextmanager
+def interrupted(deployment: Deployment) -> Iterator[Consumer]:
     """A consumer in the middle of its work whose broker has stopped answering."""
     random_model(load_schema(SCHEMA), width=8).save(deployment.model)
     deployment.append(stream(4000))
     consumer = deployment.consumer("--max-batch", 32, GRAPHSIEVE_SCORE_STOP=f"{STOP:g}s")
     deployment.wait_for_scores()
     deployment.broker.pause()
-    time.sleep(1.0)  # until a commit waits
-    return consumer
+    try:
+        time.sleep(1.0)  # until a commit waits
+        yield consumer
+    finally:
+        deployment.broker.resume()
 
 
-def test_with_a_broker_that_does_not_answer_sigterm_ends_it_within_the_bound(own_broker, tmp_path):
-    with Deployment(own_broker, tmp_path / "model", tmp_path, 2) as deployment:
-        consumer = interrupted(deployment)
-        began = time.monotonic()
-        consumer.stop()  # exit code 0
-        took = time.monotonic() - began
-        own_broker.resume()
+def test_with_a_broker_that_does_not_answer_sigterm_ends_it_within_the_bound(pausable_broker, tmp_path):
+    with Deployment(pausable_broker, tmp_path / "model", tmp_path, 2) as deployment:
+        with interrupted(deployment) as consumer:
+            began = time.monotonic()
+            consumer.stop()  # exit code 0
+            took = time.monotonic() - began
         assert took < STOP + MORE
         assert f"stopping: the last batches, commits and snapshots have {STOP:g}s" in consumer.said
         assert "did not finish; its last events will be read again" in consumer.said
@@ -41,9 +46,11 @@ def test_with_a_broker_that_does_not_answer_sigterm_ends_it_within_the_bound(own
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_second_signal_ends_it_at_once(own_broker, tmp_path, number):
-    with Deployment(own_broker, tmp_path / "model", tmp_path, 1) as deployment:
-        consumer = interrupted(deployment)
+def test_a_second_signal_ends_it_at_once(pausable_broker, tmp_path, number):
+    with (
+        Deployment(pausable_broker, tmp_path / "model", tmp_path, 1) as deployment,
+        interrupted(deployment) as consumer,
+    ):
         consumer.send(number)
         time.sleep(1.0)
         assert consumer.runs
@@ -51,7 +58,6 @@ def test_a_second_signal_ends_it_at_once(own_broker, tmp_path, number):
         consumer.send(number)
         assert consumer.ended() == -number
         assert time.monotonic() - began < STOP / 2
-        own_broker.resume()
 
 
 def test_what_hangs_without_a_limit_of_its_own_is_ended_after_the_bound():

@@ -103,6 +103,11 @@ class Cluster:
         with self._bootstrapping():
             return KafkaAdminClient(**self._options)
 
+    def check_that_something_listens(self) -> None:
+        """LogError at once, where a client would try for BOOTSTRAP_MS."""
+        if not any(map(_listens, self.servers.split(","))):
+            raise LogError(f"kafka {self.servers}: {self._why_no_answer()}")
+
     @contextlib.contextmanager
     def _bootstrapping(self) -> Iterator[None]:
         """Say why no broker answers: the client itself only tells that none did."""

@@ -1,17 +1,19 @@
 """What the doctor asks a cluster: by looking, but for one transactional id, which is taken and not used."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from kafka import errors as kafka_errors
-from kafka.admin import ACLOperation, ConfigResource
+from kafka.admin import ConfigResource
 from kafka.protocol.consumer import HeartbeatRequest
 
 from pipeline.kafka_log.client import Cluster, one_line
 from pipeline.kafka_log.sending import give_up
 
 PROBE_MS = 15_000
+COORDINATOR_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class Facts:
 
 
 def examine(cluster: Cluster, topics: Sequence[str], group: str) -> Facts:
-    """Return what there is; LogError where no broker answers."""
+    """Return what there is; LogError where no broker answers, at once where nothing listens."""
+    cluster.check_that_something_listens()
     admin = cluster.admin()
     try:
         with one_line(cluster.servers):
@@ -72,12 +75,12 @@ def try_transactional_id(cluster: Cluster, group: str) -> Exception | None:
 
 def _topic(described: Mapping[str, Any], configs: Mapping[str, str]) -> Topic:
     partitions = described["partitions"]
-    error = described["error_code"]
+    error, allowed = described["error_code"], described.get("authorized_operations")
     return Topic(
         len(partitions),
         min((len(partition["replica_nodes"]) for partition in partitions), default=0),
         configs,
-        _operations(described.get("topic_authorized_operations")),
+        frozenset(allowed) if allowed else None,
         kafka_errors.for_code(error).__name__ if error else None,
     )
 
@@ -97,8 +100,9 @@ def _group(admin: Any, group: str) -> tuple[tuple[str | None, ...], str | None]:
     rights does not do: it tells none of a group that is not there yet.
     """
     try:
-        found = admin.describe_groups([group])[group]
-        code = admin._manager.run(_heartbeat_of_nobody, admin, group)
+        coordinator = _coordinator(admin, group)
+        found = admin.describe_groups([group], coordinator)[group]
+        code = admin._manager.run(_heartbeat_of_nobody, admin, group, coordinator)
     except kafka_errors.AuthorizationError as error:
         return (), type(error).__name__
     refused = kafka_errors.for_code(code)
@@ -106,15 +110,19 @@ def _group(admin: Any, group: str) -> tuple[tuple[str | None, ...], str | None]:
     return members, refused.__name__ if issubclass(refused, kafka_errors.AuthorizationError) else None
 
 
-async def _heartbeat_of_nobody(admin: Any, group: str) -> int:
+def _coordinator(admin: Any, group: str) -> int:
+    """Return which broker keeps the group's positions: a new cluster first makes a topic for them."""
+    deadline = time.monotonic() + COORDINATOR_SECONDS
+    while True:
+        try:
+            return int(admin._manager.run(admin._find_coordinator_id, group))
+        except kafka_errors.CoordinatorNotAvailableError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
+async def _heartbeat_of_nobody(admin: Any, group: str, coordinator: int) -> int:
     request = HeartbeatRequest(group_id=group, generation_id=-1, member_id="graphsieve-doctor")
-    coordinator = await admin._find_coordinator_id(group)
     answer = await admin._manager.send(request, node_id=coordinator)
     return int(answer.error_code)
-
-
-def _operations(told: Any) -> frozenset[str] | None:
-    """Return the names of operations, which come as a set of their numbers or of their names."""
-    if not told:
-        return None
-    return frozenset(one if isinstance(one, str) else ACLOperation(one).name for one in told if one not in (0, 1, 2))

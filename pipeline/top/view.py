@@ -9,7 +9,7 @@ http://127.0.0.1:9108   reviews 875b4077e61a
 import math
 from collections.abc import Sequence
 
-from pipeline.report_text import byte_text
+from pipeline.report_text import byte_text, counted
 from pipeline.top.scrape import Partition, Seen
 
 Span = tuple[str, str]  # text, style
@@ -43,8 +43,8 @@ def _all(consumers: Sequence[Seen]) -> Spans:
     lags = [partition.lag for one in there for partition in one.partitions if partition.lag is not None]
     live = sum(partition.state == "live" for one in there for partition in one.partitions)
     scores = [one.scores_per_second for one in there if one.scores_per_second is not None]
-    told = f"{_rate(sum(scores) if scores else None)} scores/s   {live} partitions live   {_count(sum(lags))} wait"
-    return [(f"  together {told}", PLAIN)]
+    rate = _rate(sum(scores) if scores else None)
+    return [(f"  together {rate} scores/s   {counted(live, 'partition')} live   {_count(sum(lags))} wait", PLAIN)]
 
 
 def _consumer(one: Seen) -> list[Spans]:
@@ -145,10 +145,8 @@ def _seconds(value: float | None) -> str:
     """Return a short time: from microseconds to seconds."""
     if value is None or not _known(value):
         return UNKNOWN
-    for unit, scale in (("s", 1.0), ("ms", 1e-3)):
-        if value >= scale:
-            return f"{value / scale:.3g} {unit}"
-    return f"{value / 1e-6:.3g} us"
+    unit, scale = next(((unit, scale) for unit, scale in (("s", 1.0), ("ms", 1e-3)) if value >= scale), ("us", 1e-6))
+    return f"{value / scale:.1f} {unit}" if value < 10 * scale else f"{value / scale:.0f} {unit}"
 
 
 def _age(value: float | None) -> str:
