@@ -24,7 +24,7 @@ from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 from prometheus import DEPLOY, Prometheus, eventually, free_port, loaded, prometheus
 from test_docs import answers
-from test_rules import METRIC, NOT_YET, not_yet
+from test_rules import METRIC
 
 from pipeline.log import Message
 from pipeline.sqlite_log import SqliteLog
@@ -161,12 +161,11 @@ def watching(folder: Path) -> Iterator[Prometheus]:
     model, log = trained(folder), f"sqlite:{folder / 'log.db'}"
     scorer, quality = free_port(), free_port()
     score = ["score", "--model", model, "--log", log, "--state", folder / "state", "--metrics-port", scorer]
-    follow = ["quality", "--log", log, "--follow", "--metrics-port", quality]
-    judged = ["--model", model] if not NOT_YET else []
+    follow = ["quality", "--log", log, "--follow", "--model", model, "--metrics-port", quality]
     with ExitStack() as stack:
         stack.enter_context(feeding(folder / "log.db"))
         stack.enter_context(running(folder, scorer, *score))
-        stack.enter_context(running(folder, quality, *follow, *judged))
+        stack.enter_context(running(folder, quality, *follow))
         yield stack.enter_context(prometheus(folder, {"graphsieve": [scorer], "graphsieve-quality": [quality]}))
 
 
@@ -254,7 +253,6 @@ def test_every_query_of_every_panel_has_data(watched: Prometheus):
     questions = {
         f"{question.panel}: {question.expression}": lambda question=question: gives_numbers(watched, question)
         for question in asked()
-        if not not_yet(question.expression)
     }
     assert without_data(questions) == []
 
@@ -272,7 +270,7 @@ def test_every_variable_offers_what_is_watched(watched: Prometheus):
 def test_every_rule_is_healthy_and_what_is_recorded_has_data(watched: Prometheus):
     rules = [rule for group in watched.groups() for rule in group["rules"]]
     assert {rule["name"]: rule.get("lastError") for rule in rules if rule["health"] != "ok"} == {}
-    recorded = [rule["name"] for rule in rules if rule["type"] == "recording" and not not_yet(rule["name"])]
+    recorded = [rule["name"] for rule in rules if rule["type"] == "recording"]
     assert without_data({name: lambda name=name: watched.has_data(name) for name in recorded}) == []
 
 
@@ -288,7 +286,7 @@ def test_what_alerts_and_marks_compare_is_there_though_they_are_silent(watched: 
     expressions = [rule["query"] for rule in rules if rule["type"] == "alerting"]
     expressions += [put(mark["expr"]) for name in NAMES for mark in dashboard(name)["annotations"]["list"]]
     read = {selector for expression in expressions for selector in selectors(expression)}
-    read = {selector for selector in read if not not_yet(selector) and not selector.startswith("ALERTS")}
+    read = {selector for selector in read if not selector.startswith("ALERTS")}
     assert without_data({selector: lambda selector=selector: watched.has_data(selector) for selector in read}) == []
     for expression in expressions:
         watched.query(expression)

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from conftest import need_a_broker
 from kafka_consumers import Outputs, outputs_of
+from test_dashboards import asked
 from test_docs_kafka import queries
 
 from pipeline.broker import HOST
@@ -27,8 +28,6 @@ from pipeline.kafka_log.log import KafkaLog
 from pipeline.log import read_to_end
 from pipeline.stack.parts import CONSUMERS, PARTITIONS, with_targets
 from pipeline.stack.state import Mark, State, read_state
-
-PAGE_IS_THERE = False  # LEAD: True once the live page is merged
 
 WAIT_SECONDS = 120.0
 
@@ -121,7 +120,6 @@ def test_a_stack_loses_a_consumer_and_no_score_and_leaves_nothing(stack: Stack):
     assert started.returncode == 0, started.stderr
     check_what_is_told(stack, started.stdout)
     check_that_all_show_data(stack)
-    add_the_alert(stack)
     kill_a_consumer(stack)
     check_the_scores(stack)
     marks = [stack.state.supervisor, *stack.state.processes]
@@ -142,33 +140,14 @@ def check_what_is_told(stack: Stack, table: str) -> None:
 def check_that_all_show_data(stack: Stack) -> None:
     for name in CONSUMERS:
         wait_until(f"{name} scores", lambda name=name: stack.metric(name, "graphsieve_scores_total") > 0)
-        assert not PAGE_IS_THERE or "<html" in stack.page(name, "/").lower()
+        assert "<html" in stack.page(name, "/").lower()
     wait_until(
         "all partitions are served", lambda: set().union(*map(stack.serves, CONSUMERS)) == set(range(PARTITIONS))
     )
     wait_until("labels have come", lambda: stack.metric("quality", "graphsieve_quality_auroc") > 0.5)
     wait_until("Prometheus sees both", lambda: stack.query('up{job="graphsieve"}') == [1.0, 1.0])
-    for query in queries():  # LEAD: and [one.expression for one in asked()] of test_dashboards, once both are merged
+    for query in (*queries(), *(one.expression for one in asked())):
         wait_until(f"{query} has data", lambda query=query: stack.query(query))
-
-
-def add_the_alert(stack: Stack) -> None:
-    """LEAD: remove it with its call once deploy/alerts.yml is merged, where the alert comes from."""
-    if "rule_files" in (stack.folder / "prometheus.yml").read_text():
-        return
-    rule = """
-groups:
-  - name: of-this-test
-    interval: 1s
-    rules:
-      - alert: GraphsieveConsumerDown
-        expr: up{job="graphsieve"} == 0
-        for: 20s
-"""
-    (stack.folder / "of-this-test.yml").write_text(rule)
-    with (stack.folder / "prometheus.yml").open("a") as configuration:
-        configuration.write('\nrule_files: ["of-this-test.yml"]\n')
-    stack.mark("prometheus").send(signal.SIGHUP)
 
 
 def kill_a_consumer(stack: Stack) -> None:

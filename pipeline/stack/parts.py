@@ -1,6 +1,6 @@
 """What a stack consists of: its knobs, and the command of each process.
 
-    broker -> topics -> model -> Prometheus, quality, two consumers -> producer
+    broker -> topics -> Prometheus -> model -> quality, two consumers -> producer
 
 Both consumers score with one model, trained on the first HISTORY events of the stream. The producer sends these at
 once, so that labels, and the figures made of them, are there from the start; then it goes on with what is unseen.
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-DEPLOY = Path(__file__).resolve().parent.parent / "deploy"
+DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 SCHEMA = DEPLOY / "schemas" / "synthetic.toml"
 
 SEED = 1
@@ -87,8 +87,7 @@ def consumer_words(name: str, broker: str, port: int) -> Words:
 
 
 def quality_words(broker: str, port: int) -> Words:
-    followed = ("--partition", "0")  # LEAD: () once `quality --follow` follows all partitions, and "--model", "model4"
-    return graphsieve("quality", "--log", broker, "--follow", *followed, "--metrics-port", str(port))
+    return graphsieve("quality", "--log", broker, "--follow", "--model", "model4", "--metrics-port", str(port))
 
 
 def producer_words(broker: str) -> Words:
