@@ -104,13 +104,13 @@ class Graph:
         """Return each id's row, -1 where it is not present."""
         return [self._ids.index_of(name) for name in ids]
 
-    def groups_of(self, rows: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-        """Return the list of each row's group, for every group relation; -1 none.  # (B, groups)"""
-        return self._state.owner[rows][:, [relation for relation, _ in self._schema.groups]]
+    def lists_of(self, rows: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+        """Return the list that each row reads for every relation, -1 none.  # (B, R)"""
+        return self._state.owner.take(rows, axis=0)
 
     def group_keys(self, group: int, lists: list[int]) -> list[str | None]:
         """Return the key of each list of a group relation; None for -1, and for a list that is forgotten."""
-        return [None if own < 0 else self._keys[group].name_of(own) for own in lists]
+        return self._keys[group].names_of(lists)
 
     def is_live(self, row: int) -> bool:
         return row >= 0 and bool(self._state.rows["state"][row] == LIVE)

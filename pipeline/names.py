@@ -32,6 +32,11 @@ class Names:
     def name_of(self, index: int) -> str | None:
         return self._name_by_index[index]
 
+    def names_of(self, indices: Sequence[int]) -> list[str | None]:
+        """Return each index's name; None for -1, and for one that is free."""
+        known = self._name_by_index
+        return [known[index] if index >= 0 else None for index in indices]
+
     def intern(self, names: Sequence[str | None], free: list[int]) -> tuple[npt.NDArray[np.int32], list[int]]:
         """Return each name's index, -1 for None, and the new indices, which are popped off `free`."""
         index_by_name = self._index_by_name

@@ -7,7 +7,7 @@ from collections import Counter
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from worlds import START, decoded, event_sequences, random_model, world
 
@@ -113,7 +113,7 @@ def test_groups_that_are_spam_and_little_else_come_first():
 
 def test_relations_of_the_same_fields_are_told_once():
     twice = msgspec.structs.replace(SCHEMA, relations={**SCHEMA.relations, "again": SCHEMA.relations["user"]})
-    relations = [name for name, _ in Recent(twice)._relations]
+    relations = [one.name for one in Recent(twice)._groupings]
     assert relations == ["user", "product_stars", "product_now"]
 
 
@@ -129,6 +129,7 @@ def test_score_events_count_for_the_groups_of_their_node():
     assert ("user", "u", 2, 3) in [(g.relation, g.key, g.spam, g.scored) for g in recent.groups(10)]
 
 
+@settings(max_examples=20)  # each is scored for real
 @given(event_sequences(), st.integers(1, 20))
 def test_whatever_the_events_nothing_is_made_up(events, batch):
     recent, scorer, scores = Recent(SCHEMA), Scorer(random_model(SCHEMA)), 0

@@ -1,14 +1,14 @@
 """What one shard scored lately, for the live page: its newest spam, and the groups that spam struck.
 
     newest   at most NEWEST     the last spam scores, newest first; replaced as a whole, never changed
-    lists    (K, G)  int32      of the last K = WINDOW scores, a ring: the list of the node's group, -1 none
+    lists    (K, R)  int32      of the last K = WINDOW scores, a ring: the list that the node reads, -1 none
     spam     (K,)    bool       ... whether it is spam
     keys     K                  ... if so, the keys of its groups, cut to KEPT characters
 
-G counts the group relations, but those that group by the same fields as an earlier one: they would say the same twice.
+R counts all relations, G those of groups, less any that groups by the same fields as an earlier one.
 
 To note a micro-batch costs some operations on arrays, and O(1) for each of its spam; a score that is no spam gets no
-object of its own. Memory: K * (4 G + 9) bytes, and the keys.
+object of its own. Memory: K * (4 R + 9) bytes, and the keys.
 
 One thread notes, others read, without a lock: what they read may be of two neighbouring micro-batches. Counts are exact
 over the window but in one case: a list that was forgotten, and whose number another group got within the window, counts
@@ -57,17 +57,25 @@ class Group(NamedTuple):
         return self.spam * self.spam / self.scored
 
 
+class _Grouping(NamedTuple):
+    """A group relation."""
+
+    group: int  # among the schema's group relations
+    relation: int  # among all relations
+    name: str
+    fields: tuple[str, ...]
+
+
 class Recent:
     """What the shard of a schema scored lately."""
 
     def __init__(self, schema: Schema) -> None:
-        names = schema.relation_names
-        by_fields: dict[tuple[str, ...], tuple[int, str]] = {}
+        by_fields: dict[tuple[str, ...], _Grouping] = {}
         for group, (relation, about) in enumerate(schema.groups):
-            by_fields.setdefault(tuple(about.group_by), (group, names[relation]))
-        self._groups = [group for group, _ in by_fields.values()]  # G, among the schema's groups
-        self._relations = [(name, fields) for fields, (_, name) in by_fields.items()]
-        self._lists = np.full((WINDOW, len(self._groups)), -1, np.int32)
+            fields = tuple(about.group_by)
+            by_fields.setdefault(fields, _Grouping(group, relation, schema.relation_names[relation], fields))
+        self._groupings = list(by_fields.values())  # G
+        self._lists = np.full((WINDOW, len(schema.relations)), -1, np.int32)
         self._spam = np.zeros(WINDOW, np.bool_)
         self._keys: list[tuple[str | None, ...]] = [()] * WINDOW
         self.noted = 0  # scores so far
@@ -75,13 +83,14 @@ class Recent:
 
     def note(self, events: EventBatch, scored: Scored, spam: npt.NDArray[np.bool_], graph: Graph) -> None:
         """Note a micro-batch right after it was scored; `spam` tells which of its B scores are.  # (B,)"""
-        lists = graph.groups_of(scored.row)[:, self._groups]  # (B, G)
+        lists = graph.lists_of(scored.row)
         place = (self.noted + np.arange(len(spam))) % WINDOW
         hits = np.flatnonzero(spam)
         if len(hits):
-            struck = (_cut(graph.group_keys(g, lists[hits, i].tolist())) for i, g in enumerate(self._groups))
-            for one, keys in zip(place[hits].tolist(), zip(*struck, strict=True), strict=False):
-                self._keys[one] = keys
+            columns = lists[hits].T.tolist()
+            keys = (_cut(graph.group_keys(one.group, columns[one.relation])) for one in self._groupings)
+            for one, struck in zip(place[hits].tolist(), zip(*keys, strict=True), strict=False):
+                self._keys[one] = struck
             self._note_newest(events, scored, hits[-NEWEST:][::-1])
         self._lists[place], self._spam[place] = lists, spam
         self.noted += len(spam)
@@ -103,10 +112,10 @@ class Recent:
         lists, spam, keys = self._lists.copy(), self._spam.copy(), list(self._keys)
         found = [
             group
-            for i, (relation, fields) in enumerate(self._relations)
-            for place, struck, scored in _heaviest(lists[:, i], spam, most)
+            for i, one in enumerate(self._groupings)
+            for place, struck, scored in _heaviest(lists[:, one.relation], spam, most)
             if (key := keys[place][i] if keys[place] else None) is not None
-            for group in [Group(relation, fields, key, struck, scored)]
+            for group in [Group(one.name, one.fields, key, struck, scored)]
         ]
         return sorted(found, key=lambda group: group.weight, reverse=True)[:most]
 
