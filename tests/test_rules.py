@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import yaml
 from conftest import REPOSITORY
-from prometheus import DEPLOY, loaded, need
+from prometheus import DEPLOY, eventually, loaded, need, prometheus
 
 from pipeline.metrics import QualityCollector, ScorerCollector, new_registry
 from pipeline.options import parser
@@ -19,6 +20,9 @@ from pipeline.stats import GroupStats, QualityStats
 CASES = sorted((REPOSITORY / "tests/rules").glob("*.yml"))
 RUNBOOK = (REPOSITORY / "docs/runbook.md").read_text(encoding="utf-8")
 METRIC = re.compile(r"\b(graphsieve_\w+|process_\w+|\w+:graphsieve_\w+:\w+|up|ALERTS)\b(?!\()")
+
+
+LABELLED = 'label_replace(label_replace(vector(0.625), "instance", "one:9108", "", ""), "partition", "3", "", "")'
 
 
 def rules_of(name: str) -> list[dict[str, Any]]:
@@ -98,6 +102,26 @@ def test_a_summary_names_only_labels_that_the_alert_has(alert):
     named = set(re.findall(r"\$labels\.(\w+)", ALERTS[alert]["annotations"]["summary"]))
     there = [labels for case in cases() for labels in fired(case) if labels["alertname"] == alert]
     assert any(named <= set(labels) for labels in there)
+
+
+def test_prometheus_can_fill_in_what_it_says(tmp_path):
+    """Every alert at once, with values of the kind that theirs are: Prometheus puts its errors into the text."""
+    rules = loaded(DEPLOY / "alerts.yml")
+    for group in rules["groups"]:
+        group["interval"] = "1s"
+        for rule in group["rules"]:
+            rule |= {"expr": LABELLED, "for": "0s"}
+    (tmp_path / "said.yml").write_text(yaml.safe_dump(rules))
+    (tmp_path / "all.yml").write_text("rule_files: [said.yml]")
+    with prometheus(tmp_path, {}, ["prometheus", "--config.file=all.yml", "--storage.tsdb.path=data"]) as server:
+        eventually(lambda: len(server.firing()) == len(ALERTS), "all fire")
+        said = {alert["labels"]["alertname"]: alert["annotations"]["summary"] for alert in server.firing()}
+    assert said["GraphsieveConsumerDown"] == "Consumer one:9108 does not answer."
+    assert said["GraphsieveRestoreStuck"] == "The restore of partition 3 stands at 62.5%."
+    assert said["GraphsieveScoreDrift"].endswith(": PSI 0.62.")
+    for summary in said.values():
+        assert "<" not in summary and "%!" not in summary
+        assert "{{" not in summary and summary.endswith(".")
 
 
 def test_the_runbook_has_a_page_for_each_alert_and_no_other():
