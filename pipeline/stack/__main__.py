@@ -91,7 +91,7 @@ def stop(folder: Path) -> int:
     if (state := read_state(folder)) is None:
         _say(f"no stack runs in {folder}")
         return 0
-    names = ", ".join(mark.name for mark in reversed(state.processes) if mark.runs())
+    names = ", ".join(mark.name for mark in state.processes if mark.runs())
     _say(f"end {names}" if names else f"remove what an earlier stack has left in {folder}")
     _end(folder, state.supervisor)
     _say(f"all have ended, and {folder} is removed")

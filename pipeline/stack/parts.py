@@ -1,9 +1,10 @@
 """What a stack consists of: its knobs, and the command of each process.
 
-    broker -> topics -> Prometheus -> model -> quality, two consumers -> producer
+    broker -> topics -> Prometheus -> model, producer -> quality -> the history is scored -> two consumers
 
-Both consumers score with one model, trained on the first HISTORY events of the stream. The producer sends these at
-once, so that labels, and the figures made of them, are there from the start; then it goes on with what is unseen.
+The model is trained on the first HISTORY events of the stream. The producer sends these at once, so that labels, and
+the figures made of them, are there from the start; then it goes on with what is unseen. A consumer that does not stay
+scores the history, so that the two that do are measured by what comes as it comes, and no alert is about a backlog.
 """
 
 import os
@@ -27,18 +28,17 @@ RETENTION = {"retention.ms": "3600000", "segment.bytes": str(16 * 2**20)}
 CONSUMERS = ("consumer-1", "consumer-2")
 USUAL_PORTS = {"kafka": 9092, "prometheus": 9090, "quality": 9118, "consumer-1": 9108, "consumer-2": 9109}
 
-# Small micro-batches, so that the history's scores, too, come as soon as alerts demand; a little company for what comes
-# then, or every event would be a transaction of its own. The partitions of who is killed move after a session.
+# A little company, or every event would be a transaction of its own; a session after a kill others take over.
 KNOBS = """\
 # Knobs of this stack's consumers; deploy/config.toml explains them.
 [score]
-max_batch = 32
 max_wait = "20ms"
 snapshot_every = "20s"
 [kafka]
 session = "10s"
 """
 
+# What stays. It is ended from the last to the first: who writes before who reads.
 ABOUT = {
     "kafka": f"topics {', '.join(TOPICS)}",
     "prometheus": "alerts, and any query",
@@ -79,10 +79,9 @@ PRUNE_WORDS = graphsieve(
 # ---- what stays ----
 
 
-def consumer_words(name: str, broker: str, port: int) -> Words:
+def consumer_words(broker: str, *options: str) -> Words:
     return graphsieve(
-        "score", "--model", "model4", "--log", broker, "--state", "snapshots", "--config", "config.toml",
-        "--instance", name, "--metrics-port", str(port),
+        "score", "--model", "model4", "--log", broker, "--state", "snapshots", "--config", "config.toml", *options
     )  # fmt: skip
 
 

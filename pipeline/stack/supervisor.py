@@ -114,8 +114,12 @@ class Processes:
         return [mark.name for mark in self.state.processes if not mark.runs()]
 
     def end(self) -> None:
-        """End all, the youngest first: who writes before who reads, the broker last. Kill what takes too long."""
-        for mark in reversed(self.state.processes):
+        """End all in order, what only passes by first; kill what takes too long."""
+        order = list(parts.ABOUT)
+        rank = {
+            mark.name: order.index(mark.name) if mark.name in order else len(order) for mark in self.state.processes
+        }
+        for mark in sorted(self.state.processes, key=lambda mark: rank[mark.name], reverse=True):
             if mark.name == "kafka" and self._broker is not None:
                 self._broker.stop()
             else:
@@ -161,15 +165,18 @@ def start_all(processes: Processes, say: Say, ports: parts.Ports) -> None:
     _create_topics(broker)
     _start_prometheus(processes, say, ports)
     processes.finish("train")
-    say("prune the model to a quarter of its work")
+    say("prune the model to a quarter of its work; put the events on the topic")
+    processes.start("producer", parts.producer_words(broker))
     processes.start("prune", parts.PRUNE_WORDS)
     processes.finish("prune")
-    say("start two consumers, the producer, and quality")
+    say("score them, then start two consumers for what comes")
     processes.start("quality", parts.quality_words(broker, ports["quality"]), _url(ports["quality"]) + "metrics")
     (folder / "config.toml").write_text(parts.KNOBS, encoding="utf-8")
+    processes.start("catch-up", parts.consumer_words(broker, "--until-end"))
+    processes.finish("catch-up")
     for name in parts.CONSUMERS:
-        processes.start(name, parts.consumer_words(name, broker, ports[name]), _url(ports[name]))
-    processes.start("producer", parts.producer_words(broker))
+        options = ("--instance", name, "--metrics-port", str(ports[name]))
+        processes.start(name, parts.consumer_words(broker, *options), _url(ports[name]))
     for name in (*parts.CONSUMERS, "quality"):
         processes.wait_until(f"{name} is ready", partial(_answers, _url(ports[name]) + "readyz"))
 
