@@ -187,16 +187,6 @@ def test_a_broker_that_stops_for_a_minute_loses_and_repeats_nothing(own_broker, 
     stop_broker(own_broker, tmp_path, model, stream(20_000), seconds=60, stall="10s")
 
 
-def test_a_consumer_ends_at_sigterm_though_the_broker_is_away(own_broker, model, tmp_path):
-    with Deployment(own_broker, model, tmp_path, 1) as deployment:
-        deployment.append(stream(4000))
-        consumer = deployment.consumer(*BUSY)
-        deployment.wait_for_scores()
-        own_broker.pause()
-        consumer.stop()
-        own_broker.resume()
-
-
 # ---- partitions move ----
 
 
