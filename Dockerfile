@@ -38,7 +38,7 @@ RUN pip uninstall --yes setuptools pip \
     && cd $(python3 -c 'import sysconfig; print(sysconfig.get_path("purelib"))') \
     && find . -type d -name tests -prune -exec rm -rf {} + \
     && find . -type f -regex '.*\.\(c\|cpp\|h\|a\|pyx\|pxd\|pyi\)' -delete \
-    && rm -rf numba/cuda numpy/distutils numpy/f2py numpy/typing \
+    && rm -rf numba/cuda numpy/distutils numpy/f2py \
     && find llvmlite lz4 zstandard -type f -name '*.so' -exec strip --strip-unneeded {} +
 
 # ---- serving ----

@@ -62,6 +62,15 @@ def test_whatever_the_dockerfile_copies_is_there_and_not_ignored():
         assert source in let_through
 
 
+def test_every_package_of_ours_is_installed():
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+    ours = {
+        path.parent for name in ("pipeline", "producers", "consumers") for path in REPOSITORY.glob(f"{name}/**/*.py")
+    }
+    named = {".".join(folder.relative_to(REPOSITORY).parts) for folder in ours}
+    assert named == set(project["tool"]["setuptools"]["packages"])
+
+
 def test_the_packages_of_the_image_are_those_of_the_project():
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
     packages = {package.partition(".")[0] for package in project["tool"]["setuptools"]["packages"]}
