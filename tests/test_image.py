@@ -11,6 +11,7 @@ from packaging.utils import canonicalize_name
 
 DOCKERFILE = (REPOSITORY / "Dockerfile").read_text(encoding="utf-8")
 LOCKS = REPOSITORY / "deploy/requirements"
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
 
 
 def pinned(name: str) -> dict[str, list[str]]:
@@ -22,7 +23,7 @@ def pinned(name: str) -> dict[str, list[str]]:
 
 
 def wanted(*extras: str) -> list[Requirement]:
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    project = PROJECT["project"]
     lines = project["dependencies"] + [line for extra in extras for line in project["optional-dependencies"][extra]]
     return [Requirement(line) for line in lines]
 
@@ -62,20 +63,21 @@ def test_whatever_the_dockerfile_copies_is_there_and_not_ignored():
         assert source in let_through
 
 
+def packages() -> set[str]:
+    """The packages that are installed, with all that is below them."""
+    found = PROJECT["tool"]["setuptools"]["packages"]["find"]
+    assert found["namespaces"] is False
+    return {pattern.removesuffix("*") for pattern in found["include"]}
+
+
 def test_every_package_of_ours_is_installed():
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
-    ours = {
-        path.parent for name in ("pipeline", "producers", "consumers") for path in REPOSITORY.glob(f"{name}/**/*.py")
-    }
-    named = {".".join(folder.relative_to(REPOSITORY).parts) for folder in ours}
-    assert named == set(project["tool"]["setuptools"]["packages"])
+    folders = {path.parent for name in packages() for path in REPOSITORY.glob(f"{name}/**/*.py")}
+    assert all((folder / "__init__.py").exists() for folder in folders)  # or it would be passed over
 
 
 def test_the_packages_of_the_image_are_those_of_the_project():
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
-    packages = {package.partition(".")[0] for package in project["tool"]["setuptools"]["packages"]}
-    assert packages == set(re.findall(r"^COPY (\w+)/ \w+/$", DOCKERFILE, re.MULTILINE))
-    assert f"ARG VERSION={project['project']['version']}\n" in DOCKERFILE
+    assert packages() == set(re.findall(r"^COPY (\w+)/ \w+/$", DOCKERFILE, re.MULTILINE))
+    assert f"ARG VERSION={PROJECT['project']['version']}\n" in DOCKERFILE
 
 
 def test_the_image_sets_no_knob_and_installs_by_hash_only():
