@@ -1,5 +1,6 @@
 """Rules and alerts: sound by promtool, each alert tested to fire and not to fire, each with a page in the runbook."""
 
+import functools
 import json
 import re
 import shlex
@@ -60,14 +61,13 @@ def test_what_is_recorded_is_evaluated_before_the_alerts_that_ask_for_it(path):
     assert loaded(path)["group_eval_order"] == names
 
 
-def cases() -> Iterator[dict[str, Any]]:
+@functools.cache
+def cases() -> list[dict[str, Any]]:
     """Every question that the tests of promtool ask about alerts that fire."""
-    for path in CASES:
-        for test in loaded(path)["tests"]:
-            for case in test["promql_expr_test"]:
-                if "ALERTS{" in case["expr"]:
-                    assert 'alertstate="firing"' in case["expr"], case
-                    yield case
+    tests = [test for path in CASES for test in loaded(path)["tests"]]
+    asked = [case for test in tests for case in test["promql_expr_test"] if "ALERTS{" in case["expr"]]
+    assert all('alertstate="firing"' in case["expr"] for case in asked)
+    return asked
 
 
 def labels_of(sample: dict[str, Any]) -> dict[str, str]:
