@@ -28,7 +28,7 @@ RETENTION = {"retention.ms": "3600000", "segment.bytes": str(16 * 2**20)}
 CONSUMERS = ("consumer-1", "consumer-2")
 USUAL_PORTS = {"kafka": 9092, "prometheus": 9090, "quality": 9118, "consumer-1": 9108, "consumer-2": 9109}
 
-# A little company, or every event would be a transaction of its own; a session after a kill others take over.
+# A little company, or every event would be a transaction of its own; others take over a session after a kill.
 KNOBS = """\
 # Knobs of this stack's consumers; deploy/config.toml explains them.
 [score]
