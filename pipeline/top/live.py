@@ -4,6 +4,7 @@ The picture is drawn anew in the terminal's other page, so what was on the scree
 comes. A consumer that does not answer is shown as away, and keeps nobody waiting.
 """
 
+import os
 import select
 import shutil
 import signal
@@ -80,7 +81,7 @@ def _shown_for(consumers: Sequence[Seen], every: float, seconds: float) -> bool:
     """Show a picture for so long, anew whenever the window changes; return whether the reader has had enough."""
     deadline, size, heading = time.monotonic() + seconds, None, _heading(every)
     while (left := deadline - time.monotonic()) > 0:
-        if size != (size := shutil.get_terminal_size()):
+        if size != (size := _window()):
             lines = frame(consumers, heading, size.columns, size.lines, is_coloured(sys.stdout))
             drawn = f"{REST_OF_LINE}\n".join(lines)
             sys.stdout.write(f"{HOME}{drawn}{REST_OF_LINE}{REST_OF_PAGE}")
@@ -88,6 +89,12 @@ def _shown_for(consumers: Sequence[Seen], every: float, seconds: float) -> bool:
         if _key(min(left, LOOK_SECONDS)) == QUIT:
             return True
     return False
+
+
+def _window() -> os.terminal_size:
+    """Return the window's size now. COLUMNS, where it is set, is what it was when a shell began."""
+    size = os.get_terminal_size(sys.stdout.fileno())
+    return size if all(size) else os.terminal_size((80, 24))  # a terminal that was never told
 
 
 def _heading(every: float) -> str:
