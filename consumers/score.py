@@ -89,9 +89,9 @@ class ScoreConsumer:
         self._writer = ScoreWriter(self._version, self.model.schema.fingerprint, threshold, form)
         self.beat = self.monotonic()
         self.stats.sending = self.log.sending
-        if self.config.metrics.port and self.config.metrics.page:
-            self.stats.recent = Recent(self.model.schema)
         self.scorer = Scorer(self.model, self.monotonic)
+        if self.config.metrics.port and self.config.metrics.page:
+            self.stats.recent = Recent(self.model.schema, self.scorer.graph)
         self._batcher: MicroBatcher[tuple[Record, float]] = MicroBatcher(
             self.config.score.max_batch, self.config.score.max_wait_seconds
         )
@@ -280,7 +280,7 @@ class ScoreConsumer:
         stats.spam += int(np.count_nonzero(spam))
         stats.score_value.observe(scored.score.astype(np.float64))
         if stats.recent is not None:
-            stats.recent.note(events, scored, spam, self.scorer.graph)
+            stats.recent.note(events, scored, spam)
         stats.position = self.position
         stats.last_event_ts = self.scorer.graph.watermark
         stats.micro_batch_events.observe_one(len(batch))

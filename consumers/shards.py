@@ -195,7 +195,7 @@ class Shards:
         with ExitStack() as stack:
             log = self._open_log(shard.partition, shard.lost)
             stack.callback(log.close)
-            stack.callback(shard.stats.forget_log)
+            stack.callback(shard.stats.let_go)
             store = self._open_store(shard.partition)
             stack.callback(store.close)
             say = with_fields(self._say, partition=shard.partition, **self._place)

@@ -100,10 +100,11 @@ class ServiceStats:
     def count_dead_letters(self, reason: str, count: int = 1) -> None:
         self.dead_letters[reason if reason in self.dead_letters else OTHER] += count
 
-    def forget_log(self) -> None:
-        """Keep what the log said last of its producers; call it before the log is closed, which may forget them."""
+    def let_go(self) -> None:
+        """Keep what the log said last of its producers, and nothing of the state; call it before the log is closed."""
         last = self.sending()
         self.sending = lambda: Sending(0, last.producers_replaced)
+        self.recent = None
 
     def add_counts(self, other: "ServiceStats") -> None:
         """Count all that `other`, of the same reasons, has counted."""

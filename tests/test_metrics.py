@@ -253,7 +253,7 @@ def test_an_old_thread_that_ends_late_does_not_end_the_shard_that_came_back():
 def test_producers_that_were_replaced_stay_counted_when_the_log_is_closed_and_forgets_them():
     stats, replaced = busy_stats(), 4
     stats.shards[0].sending = lambda: Sending(9, replaced)
-    stats.shards[0].forget_log()
+    stats.shards[0].let_go()
     replaced = 0
     assert (stats.shards[0].producers_replaced, stats.shards[0].in_flight) == (4, 0)
     assert values(stats)["graphsieve_producers_replaced_total"] == 4

@@ -1,21 +1,18 @@
 """What one shard scored lately, for the live page: its newest spam, and the groups that spam struck.
 
-    newest   at most NEWEST     the last spam scores, newest first; replaced as a whole, never changed
+    newest   at most NEWEST     what the newest micro-batches with spam said of it, columns; put together when asked for
     lists    (K, R)  int32      of the last K = WINDOW scores, a ring: the list that the node reads, -1 none
     spam     (K,)    bool       ... whether it is spam
-    keys     K                  ... if so, the keys of its groups, cut to KEPT characters
 
-R counts all relations, G those of groups, less any that groups by the same fields as an earlier one.
-
-To note a micro-batch costs some operations on arrays, and O(1) for each of its spam; a score that is no spam gets no
-object of its own. Memory: K * (4 R + 9) bytes, and the keys.
+R counts all relations. To note a micro-batch costs some operations on arrays, whatever it holds; names are looked up by
+who asks. Memory: K * (4 R + 1) bytes, and the newest ids.
 
 One thread notes, others read, without a lock: what they read may be of two neighbouring micro-batches. Counts are exact
-over the window but in one case: a list that was forgotten, and whose number another group got within the window, counts
-as that one's.
+over the window, but for lists that the graph has forgotten: such a group is left out, and if another one got its list
+within the window, it counts as that one.
 """
 
-from collections.abc import Iterable
+from collections import deque
 from typing import NamedTuple
 
 import numpy as np
@@ -29,7 +26,6 @@ from pipeline.scorer import Scored
 
 NEWEST = 50
 WINDOW = 5000
-KEPT = 256
 
 
 class Spam(Struct, frozen=True, gc=False):
@@ -57,6 +53,20 @@ class Group(NamedTuple):
         return self.spam * self.spam / self.scored
 
 
+class _Columns(NamedTuple):
+    """The spam of a micro-batch, as it came."""
+
+    id: list[str]
+    score: npt.NDArray[np.float32]
+    ts: npt.NDArray[np.float64]
+    position: npt.NDArray[np.int64]
+    place: npt.NDArray[np.int32]  # `index` of Spam; a tuple has a method of that name
+
+    def each(self) -> list[Spam]:
+        numbers = (column.tolist() for column in self[1:])
+        return list(map(Spam, self.id, *numbers))
+
+
 class _Grouping(NamedTuple):
     """A group relation."""
 
@@ -67,40 +77,44 @@ class _Grouping(NamedTuple):
 
 
 class Recent:
-    """What the shard of a schema scored lately."""
+    """What the shard of a graph scored lately."""
 
-    def __init__(self, schema: Schema) -> None:
+    def __init__(self, schema: Schema, graph: Graph) -> None:
         by_fields: dict[tuple[str, ...], _Grouping] = {}
         for group, (relation, about) in enumerate(schema.groups):
             fields = tuple(about.group_by)
             by_fields.setdefault(fields, _Grouping(group, relation, schema.relation_names[relation], fields))
-        self._groupings = list(by_fields.values())  # G
+        self._groupings = list(by_fields.values())  # those of the same fields would say the same twice
+        self._graph = graph
         self._lists = np.full((WINDOW, len(schema.relations)), -1, np.int32)
         self._spam = np.zeros(WINDOW, np.bool_)
-        self._keys: list[tuple[str | None, ...]] = [()] * WINDOW
+        self._newest: deque[_Columns] = deque(maxlen=NEWEST)
         self.noted = 0  # scores so far
-        self.newest: tuple[Spam, ...] = ()
 
-    def note(self, events: EventBatch, scored: Scored, spam: npt.NDArray[np.bool_], graph: Graph) -> None:
+    def note(self, events: EventBatch, scored: Scored, spam: npt.NDArray[np.bool_]) -> None:
         """Note a micro-batch right after it was scored; `spam` tells which of its B scores are.  # (B,)"""
-        lists = graph.lists_of(scored.row)
-        place = (self.noted + np.arange(len(spam))) % WINDOW
-        hits = np.flatnonzero(spam)
+        hits = np.flatnonzero(spam)[-NEWEST:]
         if len(hits):
-            columns = lists[hits].T.tolist()
-            keys = (_cut(graph.group_keys(one.group, columns[one.relation])) for one in self._groupings)
-            for one, struck in zip(place[hits].tolist(), zip(*keys, strict=True), strict=False):
-                self._keys[one] = struck
-            self._note_newest(events, scored, hits[-NEWEST:][::-1])
-        self._lists[place], self._spam[place] = lists, spam
+            at = scored.event[hits]
+            ids = [events.id[i] for i in at.tolist()]
+            self._newest.append(_Columns(ids, scored.score[hits], events.ts[at], events.position[at], events.index[at]))
+        lists, struck = self._graph.lists_of(scored.row[-WINDOW:]), spam[-WINDOW:]
+        start = (self.noted + len(spam) - len(struck)) % WINDOW
+        room = min(WINDOW - start, len(struck))
+        self._lists[start : start + room], self._spam[start : start + room] = lists[:room], struck[:room]
+        rest = len(struck) - room
+        self._lists[:rest], self._spam[:rest] = lists[room:], struck[room:]
         self.noted += len(spam)
 
-    def _note_newest(self, events: EventBatch, scored: Scored, newest: npt.NDArray[np.int64]) -> None:
-        at = scored.event[newest]
-        ids = (events.id[i] for i in at.tolist())
-        numbers = (scored.score[newest], events.ts[at], events.position[at], events.index[at])
-        spam = map(Spam, ids, *(column.tolist() for column in numbers))
-        self.newest = (*spam, *self.newest)[:NEWEST]
+    @property
+    def newest(self) -> list[Spam]:
+        """The newest spam scores, the newest first."""
+        found: list[Spam] = []
+        for columns in reversed(self._newest.copy()):
+            found += columns.each()[::-1]
+            if len(found) >= NEWEST:
+                break
+        return found[:NEWEST]
 
     @property
     def window(self) -> int:
@@ -109,26 +123,22 @@ class Recent:
 
     def groups(self, most: int) -> list[Group]:
         """Return the groups with at least two spam scores in the window, those of the greatest weight first."""
-        lists, spam, keys = self._lists.copy(), self._spam.copy(), list(self._keys)
-        found = [
-            group
-            for i, one in enumerate(self._groupings)
-            for place, struck, scored in _heaviest(lists[:, one.relation], spam, most)
-            if (key := keys[place][i] if keys[place] else None) is not None
-            for group in [Group(one.name, one.fields, key, struck, scored)]
-        ]
+        lists, spam = self._lists.copy(), self._spam.copy()
+        found: list[Group] = []
+        for one in self._groupings:
+            numbers, struck, scored = _heaviest(lists[:, one.relation], spam, most)
+            keys = self._graph.group_keys(one.group, numbers)
+            counted = zip(keys, struck, scored, strict=True)
+            found += [Group(one.name, one.fields, key, *counts) for key, *counts in counted if key is not None]
         return sorted(found, key=lambda group: group.weight, reverse=True)[:most]
 
 
-def _cut(keys: Iterable[str | None]) -> list[str | None]:
-    return [key and key[:KEPT] for key in keys]
-
-
-def _heaviest(lists: npt.NDArray[np.int32], spam: npt.NDArray[np.bool_], most: int) -> list[tuple[int, int, int]]:
-    """Return the place of a spam score, the number of spam and of all scores, of the lists of the greatest weight."""
-    struck = np.flatnonzero(spam & (lists >= 0))
-    numbers, first, hits = np.unique(lists[struck], return_index=True, return_counts=True)
+def _heaviest(
+    lists: npt.NDArray[np.int32], spam: npt.NDArray[np.bool_], most: int
+) -> tuple[list[int], list[int], list[int]]:
+    """Return the numbers of the lists of the greatest weight, and how many spam and how many scores each has."""
+    numbers, hits = np.unique(lists[spam & (lists >= 0)], return_counts=True)
     scored = np.unique(lists[np.isin(lists, numbers)], return_counts=True)[1]
     heaviest = np.argsort(-(hits * hits / scored), kind="stable")
     best = heaviest[hits[heaviest] > 1][:most]
-    return list(zip(struck[first[best]].tolist(), hits[best].tolist(), scored[best].tolist(), strict=True))
+    return numbers[best].tolist(), hits[best].tolist(), scored[best].tolist()
