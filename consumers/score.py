@@ -17,14 +17,13 @@ twice, and all equal those of a run that never died.
 import math
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from consumers.tally import Tally, Waiting
 from pipeline.batcher import MicroBatcher
 from pipeline.config import Config
 from pipeline.decoder import Decoder, media_type
@@ -37,23 +36,15 @@ from pipeline.logs import DEBUG, WARNING, line
 from pipeline.messages import ScoreWriter, dead_letters
 from pipeline.model import Model
 from pipeline.packed_codec import encode_packed
-from pipeline.schema import EVENT_TYPES, Schema
+from pipeline.schema import Schema
 from pipeline.scorer import Scored, Scorer
 from pipeline.snapshot_store import SnapshotStore
-from pipeline.stats import OUTCOMES, ServiceStats
+from pipeline.stats import ServiceStats
 
 STORE_SECONDS = 600.0  # a snapshot may take so long to be read or written until the loop counts as hanging
 POLL_SECONDS = 0.1  # the longest that a stop goes unnoticed
 # Between two looks for company: a log asked at every event that comes costs more than the company brings.
 GATHER_SECONDS = 0.002
-
-
-class _Commit(NamedTuple):
-    """What is counted once a commit is durable."""
-
-    underway: Underway | None
-    began: float  # monotonic seconds
-    read_at: npt.NDArray[np.float64]  # likewise, of each score's message
 
 
 @dataclass
@@ -77,7 +68,6 @@ class ScoreConsumer:
     snapshot_name: str | None = field(default=None, init=False)  # the one that `recover` has taken
     replayed: int = field(default=0, init=False)  # messages, by `recover`
     _committed: int = field(default=0, init=False)  # where the group stood at the start
-    _commits: deque[_Commit] = field(default_factory=deque, init=False)  # not known to be durable, in order
     _snapshot_position: int = field(default=-1, init=False)
     _snapshot_due: float = field(default=0.0, init=False)
 
@@ -92,7 +82,8 @@ class ScoreConsumer:
         self.scorer = Scorer(self.model, self.monotonic)
         if self.config.metrics.port and self.config.metrics.page:
             self.stats.recent = Recent(self.model.schema, self.scorer.graph)
-        self._batcher: MicroBatcher[tuple[Record, float]] = MicroBatcher(
+        self._tally = Tally(self.stats, self.scorer)
+        self._batcher: MicroBatcher[Waiting] = MicroBatcher(
             self.config.score.max_batch, self.config.score.max_wait_seconds
         )
 
@@ -118,7 +109,7 @@ class ScoreConsumer:
             self.stats.restore_progress = (self.position - start) / (self._committed - start)
             progress(self.position - start, self._committed - start)
         self.stats.restore_progress = 1.0 if self.recovered else self.stats.restore_progress
-        self._note_state()
+        self._tally.note_state(self.position)
         self._snapshot_due = self.monotonic() + self.config.score.snapshot_every_seconds
 
     @property
@@ -175,7 +166,7 @@ class ScoreConsumer:
             self.read_to, self.stats.log_end = read.position, read.end
             self._batcher.add_all([(record, now) for record in read.records], now)
             self._serve(self._batcher.take_if_due(now))
-            self._count_commits()
+            self._tally.take_finished()
             self._snapshot_if_due()
 
     def _wait_for_company(self, now: float) -> float:
@@ -191,10 +182,10 @@ class ScoreConsumer:
         """Score and commit what was read, and write a snapshot: the next one goes on there."""
         self._serve(self._batcher.take_all())
         self.log.flush()
-        self._count_commits()
+        self._tally.take_finished()
         self.snapshot()
 
-    def _serve(self, batch: Sequence[tuple[Record, float]]) -> None:
+    def _serve(self, batch: Sequence[Waiting]) -> None:
         """Score one micro-batch and commit it."""
         if not batch:
             return
@@ -209,11 +200,10 @@ class ScoreConsumer:
         )
         began = self.monotonic()
         underway, spam = self._commit(events, scored, bad)
-        self._count(batch, events, scored, bad, spam)
-        self._time(times[1] - times[0], scored)
-        self._commits.append(_Commit(underway, began, self._read_at(batch, events, scored)))
-        if underway is None:
-            self._count_commit(self.monotonic())
+        self._tally.note(events, scored, bad, spam)
+        self._tally.note_state(self.position)
+        self._tally.time(len(batch), times[1] - times[0], scored)
+        self._tally.expect(underway, began, batch, events.position[scored.event], self.monotonic)
 
     def _commit(
         self, events: EventBatch, scored: Scored, bad: list[BadEvent]
@@ -255,72 +245,6 @@ class ScoreConsumer:
         took = f"snapshot at position {self.position}: {manifest.bytes:,} bytes in {self.stats.snapshot_seconds:.2f} s"
         written = {"bytes": manifest.bytes, "seconds": round(self.stats.snapshot_seconds, 3)}
         self.say(line(took, DEBUG, position=self.position, **written))
-
-    # -- counting --
-
-    def _count(
-        self,
-        batch: Sequence[tuple[Record, float]],
-        events: EventBatch,
-        scored: Scored,
-        bad: list[BadEvent],
-        spam: npt.NDArray[np.bool_],
-    ) -> None:
-        stats = self.stats
-        pairs = np.bincount(events.kind.astype(np.int64) * len(OUTCOMES) + scored.outcome).tolist()
-        for pair, count in enumerate(pairs):
-            if count:
-                kind, outcome = divmod(pair, len(OUTCOMES))
-                stats.count_events(EVENT_TYPES[kind], OUTCOMES[outcome], count)
-        undecoded = sum(event.reason != "expired" for event in bad)
-        stats.count_events("other", "bad", undecoded)
-        for event in bad:
-            stats.count_dead_letters(event.reason)
-        stats.scores += len(scored.score)
-        stats.spam += int(np.count_nonzero(spam))
-        stats.score_value.observe(scored.score.astype(np.float64))
-        if stats.recent is not None:
-            stats.recent.note(events, scored, spam)
-        stats.position = self.position
-        stats.last_event_ts = self.scorer.graph.watermark
-        stats.micro_batch_events.observe_one(len(batch))
-        self._note_state()
-
-    def _note_state(self) -> None:
-        graph, stats = self.scorer.graph, self.stats
-        stats.position = self.position
-        stats.rows, stats.row_capacity = graph.row_count, graph.row_capacity
-        stats.lists, stats.list_capacity = graph.list_count, graph.list_capacity
-        parts = self.scorer.memory_bytes()
-        stats.rows_bytes = parts["rows"] + parts["links"] + parts["inputs"]
-        stats.lists_bytes, stats.hidden_bytes, stats.ids_bytes = parts["lists"], parts["hidden"], parts["names"]
-
-    def _time(self, decode: float, scored: Scored) -> None:
-        stages = self.stats.stage_seconds
-        stages["decode"].observe_one(decode)
-        for stage in ("A", "B", "C", "D"):
-            stages[stage].observe_one(scored.stage_seconds[stage])
-
-    def _read_at(
-        self, batch: Sequence[tuple[Record, float]], events: EventBatch, scored: Scored
-    ) -> npt.NDArray[np.float64]:
-        """Return when the message of each score was read."""
-        positions = np.array([record.position for record, _ in batch])
-        return np.array([when for _, when in batch])[np.searchsorted(positions, events.position[scored.event])]
-
-    def _count_commits(self) -> None:
-        """Count those that the log has finished meanwhile."""
-        while self._commits:
-            underway = self._commits[0].underway
-            if underway is None or underway.committed_at is None:
-                return
-            self._count_commit(underway.committed_at)
-
-    def _count_commit(self, committed_at: float) -> None:
-        """Count the oldest commit: how long it took, and how old its scores were then."""
-        commit = self._commits.popleft()
-        self.stats.stage_seconds["commit"].observe_one(committed_at - commit.began)
-        self.stats.score_latency.observe(committed_at - commit.read_at)
 
 
 def expired(schema: Schema, events: EventBatch, scored: Scored, records: Sequence[Record]) -> Iterable[BadEvent]:

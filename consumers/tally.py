@@ -1,0 +1,102 @@
+"""What a scoring consumer counts about its micro-batches, into the stats of its shard.
+
+note, time     at once: events by outcome, scores, dead letters; the time of each stage
+note_state     how large the state is now
+expect         once the log has finished the commit: how long it took, and how old its scores were then
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.events import BadEvent, EventBatch
+from pipeline.log import Record, Underway
+from pipeline.schema import EVENT_TYPES
+from pipeline.scorer import Scored, Scorer
+from pipeline.stats import OUTCOMES, ServiceStats
+
+Waiting = tuple[Record, float]  # a message, and when it was read, monotonic seconds
+
+
+class _Commit(NamedTuple):
+    """What is counted once a commit is durable."""
+
+    underway: Underway | None
+    began: float  # monotonic seconds
+    read_at: npt.NDArray[np.float64]  # likewise, of each score's message
+
+
+class Tally:
+    """Counts for one shard. Commits are finished in the order in which they were begun."""
+
+    def __init__(self, stats: ServiceStats, scorer: Scorer) -> None:
+        self._stats, self._scorer = stats, scorer
+        self._commits: deque[_Commit] = deque()  # not known to be durable
+
+    def note(self, events: EventBatch, scored: Scored, bad: Sequence[BadEvent], spam: npt.NDArray[np.bool_]) -> None:
+        """Count a micro-batch that was scored; `spam` tells which of its B scores are.  # (B,)"""
+        stats = self._stats
+        pairs = np.bincount(events.kind.astype(np.int64) * len(OUTCOMES) + scored.outcome).tolist()
+        for pair, count in enumerate(pairs):
+            if count:
+                kind, outcome = divmod(pair, len(OUTCOMES))
+                stats.count_events(EVENT_TYPES[kind], OUTCOMES[outcome], count)
+        undecoded = sum(event.reason != "expired" for event in bad)
+        stats.count_events("other", "bad", undecoded)
+        for event in bad:
+            stats.count_dead_letters(event.reason)
+        stats.scores += len(scored.score)
+        stats.spam += int(np.count_nonzero(spam))
+        stats.last_event_ts = self._scorer.graph.watermark
+        stats.score_value.observe(scored.score.astype(np.float64))
+        if stats.recent is not None:
+            stats.recent.note(events, scored, spam)
+
+    def note_state(self, position: int) -> None:
+        graph, stats = self._scorer.graph, self._stats
+        stats.position = position
+        stats.rows, stats.row_capacity = graph.row_count, graph.row_capacity
+        stats.lists, stats.list_capacity = graph.list_count, graph.list_capacity
+        parts = self._scorer.memory_bytes()
+        stats.rows_bytes = parts["rows"] + parts["links"] + parts["inputs"]
+        stats.lists_bytes, stats.hidden_bytes, stats.ids_bytes = parts["lists"], parts["hidden"], parts["names"]
+
+    def time(self, messages: int, decode: float, scored: Scored) -> None:
+        """Count the size of a micro-batch and the seconds of its stages, but for the commit's."""
+        stages = self._stats.stage_seconds
+        self._stats.micro_batch_events.observe_one(messages)
+        stages["decode"].observe_one(decode)
+        for stage in ("A", "B", "C", "D"):
+            stages[stage].observe_one(scored.stage_seconds[stage])
+
+    def expect(
+        self,
+        underway: Underway | None,
+        began: float,
+        batch: Sequence[Waiting],
+        scored_positions: npt.NDArray[np.int64],
+        monotonic: Callable[[], float],
+    ) -> None:
+        """Count the commit of a micro-batch once it is durable, which it is by now where nothing is under way."""
+        positions = np.array([record.position for record, _ in batch])
+        read_at = np.array([when for _, when in batch])[np.searchsorted(positions, scored_positions)]
+        self._commits.append(_Commit(underway, began, read_at))
+        if underway is None:
+            self._count_commit(monotonic())
+
+    def take_finished(self) -> None:
+        """Count the commits that the log has finished meanwhile."""
+        while self._commits:
+            underway = self._commits[0].underway
+            if underway is None or underway.committed_at is None:
+                return
+            self._count_commit(underway.committed_at)
+
+    def _count_commit(self, committed_at: float) -> None:
+        """Count the oldest commit."""
+        commit = self._commits.popleft()
+        self._stats.stage_seconds["commit"].observe_one(committed_at - commit.began)
+        self._stats.score_latency.observe(committed_at - commit.read_at)
