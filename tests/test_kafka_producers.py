@@ -18,6 +18,7 @@ from pipeline.decoder import Decoder
 from pipeline.kafka_log.client import Cluster
 from pipeline.kafka_log.log import KafkaLog
 from pipeline.kafka_log.partitioner import partition_of
+from pipeline.kafka_log.sending import give_up
 from pipeline.kafka_log.topics import create_topic
 from pipeline.log import PACKED, Message, Move, read_to_end
 from pipeline.recorded import read_messages
@@ -183,3 +184,13 @@ def test_a_stream_without_end_goes_on_until_it_is_interrupted(broker, make_topic
         assert json.loads(output)["events"] == log.end(topic) >= 100
     expected = synthetic_events(seed=0)
     assert all(record.value == next(expected) for record in records(broker, topic, 0))
+
+
+def test_a_producer_is_given_up_with_all_that_it_has_not_sent(broker, make_topic):
+    topic = make_topic(partitions=64)
+    for _ in range(10):
+        producer = KafkaProducer(bootstrap_servers=broker.address, linger_ms=60_000, metrics_enabled=False)
+        unsent = [producer.send(topic, b"a message", partition=partition) for partition in range(64)]
+        give_up(producer)
+        assert all(message.failed() for message in unsent)
+        assert not producer._sender.is_alive()

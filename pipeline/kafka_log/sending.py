@@ -1,5 +1,6 @@
 """Messages of ours as the client sends them."""
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any
@@ -11,6 +12,7 @@ from pipeline.errors import LogError
 from pipeline.log import JSON, TOMBSTONE, Headers, Message
 
 CONTENT_TYPE = "content-type"
+END_SECONDS = 5.0  # for the client's thread, which a wakeup reaches wherever it waits
 LINGER_MS = 5  # messages of one commit travel together; a flush does not wait for it
 
 
@@ -85,10 +87,12 @@ def _commit_at_once(
 def give_up(producer: Any) -> None:
     """Close a producer at once, with all that it has not sent. A transaction of its ends when the next one begins."""
     if isinstance(producer, KafkaProducer):
-        # Its own `close` raises where something is not sent, and goes on trying for ever.
+        # Its own `close` raises where something is not sent, and goes on trying for ever. The client's thread aborts
+        # that as its last deed: nobody else may, for two that abort the same batch meet an error.
         producer._sender.force_close()
-        producer._accumulator.abort_incomplete_batches()
-    producer.close(timeout=0)
+        producer._sender.join(END_SECONDS)
+    with contextlib.suppress(kafka_errors.KafkaTimeoutError):  # a thread that hangs ends whenever it can
+        producer.close(timeout=0)
 
 
 @lru_cache(maxsize=256)  # the score messages of a run all have the same
