@@ -4,7 +4,8 @@ From the classifier back to layer 1, each layer's input channels get a factor be
 
     min  ‖Y − Σ_c beta_c x_c w_cᵀ‖² + λ‖beta‖₁          Y = X W, what the unpruned layer gives before its relu
 
-then W is refitted on the channels that stay. The paper solves this by gradient descent under a growing λ. It is a
+then W is refitted on the channels that stay, and layer 2 and the classifier are tuned to the unpruned model's scores
+(distillation: Hinton et al., arXiv 1503.02531). The paper solves this by gradient descent under a growing λ. It is a
 plain LASSO in beta, with the Gram matrix G = (XᵀX) ∘ (W Wᵀ) and the right side b_c = (XᵀY Wᵀ)_cc, so one LARS path on
 (G, b) ranks the channels for every budget at once, in well under a second, with no λ to tune.
 
@@ -40,6 +41,8 @@ METHODS = ("lasso", "random", "first", "magnitude")
 SCHEMES = ("batched", "full")
 SELF_SHARE = 1.5  # scheme batched: self keeps this many times the relations' share of channels
 RIDGE = 1e-3  # of the mean diagonal of XᵀX
+# What the unpruned model says is smoother than labels are: it can be learned for longer, and without dropout.
+FINE_TUNING = FitOptions(epochs=30, patience=8, learning_rate=1e-3, weight_decay=0.01, dropout=0.0)
 
 
 class Product(NamedTuple):
@@ -58,7 +61,7 @@ class PruneOptions:
     scheme: str = "batched"
     method: str = "lasso"
     shares: tuple[float, float, float] = (0.6, 0.1, 0.3)
-    fit: FitOptions = field(default_factory=lambda: FitOptions(epochs=10, patience=3, learning_rate=5e-4))
+    fit: FitOptions = field(default_factory=lambda: FINE_TUNING)
 
 
 @dataclass
@@ -77,6 +80,15 @@ class Plan:
         return products + sum(map(len, self.outputs))
 
 
+class Pruned(NamedTuple):
+    """A model pruned on a history, before and after fine-tuning."""
+
+    refitted: Model
+    tuned: Model
+    hidden: tuple[Floats, Floats]  # what layer 2 of both reads
+    seconds: float  # of ranking and refitting layer 1
+
+
 def prune(model: Model, records: Iterable[Record], options: PruneOptions) -> tuple[Model, dict[str, Any]]:
     """Prune a model on the log that it was trained on; return the small model and its report."""
     _check(model, options)
@@ -85,23 +97,43 @@ def prune(model: Model, records: Iterable[Record], options: PruneOptions) -> tup
     inputs = history.inputs(model.transform, model.input_keep)
     hidden = history.hidden(model.layers[0], *inputs)
     before = judge(replace(model), history, split, hidden)
+    pruned = prune_on(model, history, split, inputs, hidden, options)
+    refitted = judge(pruned.refitted, history, split, pruned.hidden)
+    metrics = judge(pruned.tuned, history, split, pruned.hidden)
+    small, seconds = pruned.tuned, round(pruned.seconds, 3)
+    small.report["pruning"] |= {"seconds": seconds, "unpruned": before["test"], "refitted": refitted["test"]}
+    small.report["metrics"] = metrics
+    small.report["reference"] = learn_reference(small, history, split, pruned.hidden)
+    return small, {
+        **metrics["test"],
+        "before": before["test"],
+        "refitted": refitted["test"],
+        "multiply_adds": small.multiply_adds,
+        "multiply_adds_before": model.multiply_adds,
+        "pruning_seconds": seconds,
+    }
+
+
+def prune_on(
+    model: Model,
+    history: History,
+    split: Split,
+    inputs: tuple[Floats, Floats],
+    hidden: tuple[Floats, Floats],
+    options: PruneOptions,
+) -> Pruned:
+    """Prune a model where its history is replayed already: `inputs` and `hidden` are what its two layers read.
+
+    Nothing of the test part is looked at; thresholds and reports are left to the caller.
+    """
+    _check(model, options)
     began = time.perf_counter()
     train = history.sample_entry[split.train]
     blocks = (branch_blocks(inputs, train), branch_blocks(hidden, train))
     plan = make_plan(model, blocks, options)
     first = _refit(model.layers[0], blocks[0], plan.first, plan.hidden)
     seconds = time.perf_counter() - began
-    pruned, refitted = _finish(model, plan, first, history, split, inputs, hidden, options)
-    metrics = pruned.report["metrics"]
-    pruned.report["pruning"] |= {"seconds": round(seconds, 3), "unpruned": before["test"], "refitted": refitted["test"]}
-    return pruned, {
-        **metrics["test"],
-        "before": before["test"],
-        "refitted": refitted["test"],
-        "multiply_adds": pruned.multiply_adds,
-        "multiply_adds_before": model.multiply_adds,
-        "pruning_seconds": round(seconds, 3),
-    }
+    return _finish(model, plan, first, history, split, inputs, hidden, options, seconds)
 
 
 def _check(model: Model, options: PruneOptions) -> None:
@@ -243,8 +275,9 @@ def _finish(
     inputs: tuple[Floats, Floats],
     hidden: tuple[Floats, Floats],
     options: PruneOptions,
-) -> tuple[Model, dict[str, Any]]:
-    """Run stages B and C with the small layer 1, refit and fine-tune what follows; return the metrics before it too."""
+    seconds: float,
+) -> Pruned:
+    """Run stages B and C with the small layer 1, refit and fine-tune what follows."""
     train = history.sample_entry[split.train]
     small = history.hidden(first, *inputs)
     needed = _joined(plan.hidden, [len(branch.bias) for branch in model.layers[0].branches])
@@ -257,17 +290,16 @@ def _finish(
         weight=weight,
         bias=bias,
     )
-    refitted = judge(pruned, history, split, small)
     blocks = [b[:, k.keep] for b, k in zip(branch_blocks(small, history.sample_entry), second.branches, strict=True)]
+    large = model.layers[1].forward(*(values[history.sample_entry] for values in hidden))
     fitted = fit_layer(
         blocks, [b.keep for b in second.branches], [len(b.bias) for b in second.branches], history.truth, split,
-        options.fit, start=(second, weight, bias), title="fine-tune",
+        options.fit, start=(second, weight, bias), taught=model.classify(large), title="fine-tune",
     )  # fmt: skip
     tuned = replace(pruned, layers=(pruned.layers[0], fitted.layer), weight=fitted.weight, bias=fitted.bias)
     about = {"budget": options.budget, "scheme": options.scheme, "method": options.method, "kept": _kept(model, plan)}
-    tuned.report = dict(model.report) | {"pruning": about, "metrics": judge(tuned, history, split, small)}
-    tuned.report["reference"] = learn_reference(tuned, history, split, small)
-    return tuned, refitted
+    tuned.report = dict(model.report) | {"pruning": about}
+    return Pruned(pruned, tuned, small, seconds)
 
 
 def _refit_second(
