@@ -139,10 +139,9 @@ def _pruned(trained: Trained, key: Key, options: PruneOptions, unpruned: Floats,
         record = _record(trained, key | {"stage": stage}, model, scores, unpruned)
         record.figures["pruning_seconds"] = pruned.seconds
         yield record
-    if options.method == "lasso":
+    if curves and options.method == "lasso":
         yield from _kept(trained.model, pruned.tuned, key)
-        if curves:
-            yield from _curves(trained, key, scores)
+        yield from _curves(trained, key, scores)
 
 
 def _kept(model: Model, pruned: Model, key: Key) -> Iterator[Record]:
