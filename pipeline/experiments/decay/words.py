@@ -1,7 +1,6 @@
 """Quality by calendar quarter, from the rows alone."""
 
 from collections.abc import Sequence
-
 from typing import NamedTuple
 
 from pipeline.experiments.decay.retrain import NEVER
