@@ -183,7 +183,8 @@ def _finish(
         weight=weight,
         bias=bias,
     )
-    blocks = [b[:, k.keep] for b, k in zip(branch_blocks(small, history.sample_entry), second.branches, strict=True)]
+    samples = zip(branch_blocks(small, history.sample_entry), second.branches, strict=True)
+    blocks = [np.take(b, k.keep, axis=1) for b, k in samples]  # rows that lie together: mini-batches gather them
     large = model.layers[1].forward(*(values[history.sample_entry] for values in hidden))
     fitted = fit_layer(
         blocks, [b.keep for b in second.branches], [len(b.bias) for b in second.branches], history.truth, split,
