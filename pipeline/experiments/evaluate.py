@@ -40,7 +40,8 @@ def family_of(kind: str) -> Family:
     if kind not in FAMILIES:
         raise ConfigError(f"kind {kind!r}: expected one of {', '.join(FAMILIES)}")
     module: Any = importlib.import_module(f"pipeline.experiments.{kind}.family")
-    return module
+    family: Family = module
+    return family
 
 
 def load_settings(path: Path, quick: bool = False) -> tuple[Family, Any]:

@@ -83,7 +83,9 @@ def _read(path: Path) -> Iterable[Line]:
         try:
             yield msgspec.json.decode(text, type=Line)
         except msgspec.MsgspecError as error:
-            raise DataError(f"{path}: line {number} is no finished job: {error}; remove the file to start anew") from None
+            raise DataError(
+                f"{path}: line {number} is no finished job: {error}; remove the file to start anew"
+            ) from None
     if rest:  # the run died while it wrote: this job is run again, on a line of its own
         with path.open("r+b") as file:
             file.truncate(path.stat().st_size - len(rest))
