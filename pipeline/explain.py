@@ -121,7 +121,8 @@ class Explainer:
         x = np.where(present[:, self._source], seen.x[:, None], self._start)  # (B, S, K)
         h = _outputs(first, x, seen.means, members)
         h2 = _outputs(second, h, seen.hidden_means, members)
-        return np.reshape(self._model.logits(h2.reshape(-1, h2.shape[2])), h2.shape[:2])
+        logits: Floats = self._model.logits(h2.reshape(-1, h2.shape[2])).reshape(h2.shape[:2])
+        return logits
 
 
 def _outputs(layer: Layer, own: Floats, means: Floats, members: Mask) -> Floats:
@@ -146,7 +147,7 @@ def start_inputs(model: Model) -> Floats:
     deviation = [0.0] * len(schema.deviating)
     graph = [value for block in (arrival, label, deviation) for _ in schema.relations for value in block]
     raw = np.array([[0.0] * len(schema.own_channels) + graph], np.float32)
-    x = model.transform.apply(raw, model.input_keep)[0]
+    x: Floats = model.transform.apply(raw, model.input_keep)[0]
     x[model.input_keep < len(schema.own_channels)] = 0.0
     return x
 

@@ -132,7 +132,7 @@ def _member(then: ListThen, i: int, age: float) -> Member:
 
 
 def _rounded(added: Floats) -> list[float]:
-    return (added.astype(np.float64).round(6) + 0.0).tolist()  # no -0.0
+    return [round(value, 6) + 0.0 for value in added.tolist()]  # no -0.0
 
 
 def _known(score: float) -> float | None:

@@ -31,7 +31,7 @@ def lines(explained: Explanation, schema: Schema) -> Iterator[str]:
     yield verdict(explained)
     yield f"Scored at position {explained.position}, {instant(explained.ts)}, by model {explained.model}."
     yield ""
-    yield f"How it came to {explained.score:.2f}. Points add up; 0.7 more double the odds of spam, 0.7 fewer halve them."
+    yield f"How it came to {explained.score:.2f}. Points add up: 0.7 more double the odds of spam, 0.7 less halve them."
     yield ""
     yield f"{signed(explained.start_logit):>7}  where nothing is known: score {explained.start:.2f}"
     most = max(abs(added) for _, added in explained.why)
