@@ -13,7 +13,7 @@ from typing import Any
 import networkx as nx
 
 from pipeline.explained import Explanation, Member, Related
-from pipeline.explained_text import age, key_words, signed, verdict
+from pipeline.explained_text import FAINT, age, key_words, signed, verdict
 from pipeline.figure import COLOURS, new_figure, save
 from pipeline.live.visible import visible
 
@@ -24,7 +24,6 @@ KNOWN = {
     "not judged yet": "#a0aec0",
 }  # fmt: skip
 INK, ARC = "#2d3748", "#a0aec0"
-NEXT_TO_NOTHING = 0.05  # points
 SHOWN_MEMBERS = 10
 LETTERS = 56  # of a line
 DISCS, FIRST_MEMBER, APART = 1.0, 1.55, 0.17  # where they stand, in units of the distance from the node to the discs
@@ -59,11 +58,11 @@ def _draw_graph(axis: Any, explained: Explanation) -> None:
 
 
 def _draw_discs(axis: Any, explained: Explanation, graph: Any, places: dict[Any, tuple[float, float]]) -> None:
-    most = max(NEXT_TO_NOTHING, *(abs(added) for _, added in explained.why))
+    most = max(FAINT, *(abs(added) for _, added in explained.why))
     related = {one.name: one for one in explained.relations}
     for name, added in explained.why:
         disc, colour = ("part", name), _colour(added)
-        size = 520 + 1300 * abs(added) / most
+        size = 640 + 1200 * abs(added) / most
         nx.draw_networkx_nodes(graph, places, [disc], ax=axis, node_size=size, node_color=colour, edgecolors="white")
         nx.draw_networkx_labels(
             graph, places, {disc: signed(added)}, ax=axis, font_size=9, font_weight="bold",
@@ -143,7 +142,7 @@ def _draw_bars(axis: Any, explained: Explanation) -> None:
             signed(added), (added, row), (side, 0), textcoords="offset points", va="center",
             ha="left" if added >= 0 else "right", fontsize=10,
         )  # fmt: skip
-    reach = 1.25 * max([NEXT_TO_NOTHING, *(abs(added) for _, added in explained.why)])
+    reach = 1.25 * max([FAINT, *(abs(added) for _, added in explained.why)])
     axis.axvline(0.0, color=INK, linewidth=1.0)
     axis.set(xlim=(-reach, reach), yticks=[])
     axis.set_xlabel("◀ less like spam          points          more like spam ▶\n0.7 more double the odds of spam")
@@ -155,7 +154,7 @@ def _draw_bars(axis: Any, explained: Explanation) -> None:
 
 
 def _colour(added: float) -> str:
-    return NOTHING if abs(added) < NEXT_TO_NOTHING else TOWARDS if added > 0 else AWAY
+    return NOTHING if abs(added) < FAINT else TOWARDS if added > 0 else AWAY
 
 
 def _short(text: str, most: int) -> str:

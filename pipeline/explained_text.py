@@ -22,7 +22,8 @@ from pipeline.sections import Log1p
 WIDTH = 100
 BAR = 20  # blocks, of the largest contribution
 SHOWN_MEMBERS = 5
-FAINT = 0.005  # smaller contributions are shown as nothing
+FAINT = 0.05  # points; what is less is shown as nothing
+LIKE = 0.05  # a deviation that is none
 UNITS = ((86400.0 * 365.25, "year"), (86400.0, "day"), (3600.0, "hour"), (60.0, "minute"), (1.0, "second"))
 
 
@@ -123,10 +124,10 @@ def _label_words(one: Related) -> str:
 
 def _deviation_words(one: Related, schema: Schema) -> Iterator[str]:
     for name, value in one.deviation.items():
-        if isinstance(schema.features[name], Log1p):
-            yield f"{name} {math.exp(value):.2g} times theirs"
-        elif abs(value) < FAINT:
+        if abs(value) < LIKE:
             yield f"{name} like theirs"
+        elif isinstance(schema.features[name], Log1p):
+            yield f"{name} {math.exp(value):.2g} times theirs"
         else:
             yield f"{name} {abs(value):.2g} {'above' if value > 0 else 'below'} theirs"
 
@@ -162,7 +163,7 @@ def known_of(member: Member) -> str:
 
 def signed(points: float) -> str:
     """Return points with their sign, and none where they are as good as nothing."""
-    return "0.0" if abs(points) < FAINT * 10 else f"{points:+.1f}"
+    return "0.0" if abs(points) < FAINT else f"{points:+.1f}"
 
 
 def age(seconds: float) -> str:
