@@ -128,7 +128,9 @@ def _mean_score(then: ListThen, half_life: float) -> float | None:
 
 def _member(then: ListThen, i: int, age: float) -> Member:
     label = int(then.label[i])
-    return Member(then.ids[i], float(then.ts[i]), age, None if label < 0 else label, _known(float(then.score[i])))
+    return Member(
+        then.ids[i], float(then.ts[i]), round(age, 3), None if label < 0 else label, _known(float(then.score[i]))
+    )
 
 
 def _rounded(added: Floats) -> list[float]:

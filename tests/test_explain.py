@@ -185,7 +185,7 @@ def test_a_schema_of_too_many_relations_is_refused():
 
 
 @given(event_sequences(), st.integers(0, 3))
-@settings(max_examples=40)
+@settings(max_examples=20)
 def test_every_score_is_explained_as_it_was_published_with_the_lists_that_the_slow_twin_holds(events, seed):
     model = random_model(world(), seed)
     batch = decoded(model.schema, events)
