@@ -102,7 +102,7 @@ def test_every_command_of_the_page_on_explanations_runs(tmp_path):
     (tmp_path / "deploy").symlink_to(REPOSITORY / "deploy")
     (block,), (shown, *_) = blocks("docs/explain.md", "bash"), blocks("docs/explain.md", "text")
     for line in block.splitlines():
-        words = line.split()[1:] + (["--epochs", "1"] if " train " in line else [])
+        words = line.split()[1:] + (["--epochs", "1", "--hidden", "2"] if " train " in line else [])
         output, said = (process := graphsieve(words, tmp_path)).communicate()
         assert process.returncode == 0, f"{line}\n{said}"
     assert (tmp_path / "explain.png").read_bytes().startswith(b"\x89PNG")
