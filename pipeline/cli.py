@@ -116,7 +116,7 @@ def _train(args: Args) -> dict[str, Any]:
     from pipeline.train import TrainOptions, train
 
     fit = FitOptions(seed=args.seed, epochs=args.epochs)
-    options = TrainOptions(hidden=args.hidden, transform=args.transform, fit=fit)
+    options = TrainOptions(hidden=args.hidden, transform=args.transform, precision=args.precision, fit=fit)
     model, report = train(load_schema(args.schema), _with_progress(_recorded(args.events), "replay"), options)
     model.save(args.out)
     return {**report, "multiply_adds": model.multiply_adds, "model": model.version, "out": str(args.out)}
@@ -128,7 +128,7 @@ def _prune(args: Args) -> dict[str, Any]:
     from pipeline.model import load_model
     from pipeline.prune import PruneOptions, prune
 
-    options = PruneOptions(budget=args.budget, scheme=args.scheme, method=args.method)
+    options = PruneOptions(budget=args.budget, scheme=args.scheme, method=args.method, precision=args.precision)
     options = replace(options, fit=replace(options.fit, seed=args.seed))
     model, report = prune(load_model(args.model), _with_progress(_recorded(args.events), "replay"), options)
     model.save(args.out)
@@ -141,10 +141,9 @@ def _evaluate(args: Args) -> dict[str, Any]:
     from pipeline.experiments.command import Wanted, as_text, evaluate_any
 
     names = ("budgets", "schemes", "methods", "seeds")
-    found, tables = evaluate_any(
-        Wanted(args.what, {name: value for name in names if (value := getattr(args, name)) is not None}, args.quick),
-        args.work, args.out or args.work, args.page,
-    )  # fmt: skip
+    given = {name: value for name in names if (value := getattr(args, name)) is not None}
+    wanted = Wanted(args.what, given, args.quick, args.schema)
+    found, tables = evaluate_any(wanted, args.work, args.out or args.work, args.page)
     if not args.json:
         print(as_text(found, tables))
         return {}

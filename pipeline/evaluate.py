@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 def auroc(labels: ArrayLike, scores: ArrayLike) -> float:
     """Return the chance that a spam scores higher than what is none, a tie counting half."""
-    hits, flagged, _ = _sweep(labels, scores)
+    hits, flagged, _ = sweep(labels, scores)
     spam, rest = hits[-1], flagged[-1] - hits[-1]
     if not spam or not rest:
         return math.nan
@@ -27,7 +27,7 @@ def auroc(labels: ArrayLike, scores: ArrayLike) -> float:
 
 def average_precision(labels: ArrayLike, scores: ArrayLike) -> float:
     """Return the mean, over the spam, of the precision at the threshold that just flags it."""
-    hits, flagged, _ = _sweep(labels, scores)
+    hits, flagged, _ = sweep(labels, scores)
     spam = hits[-1]
     if not spam or spam == flagged[-1]:
         return math.nan
@@ -40,16 +40,24 @@ def best_f1_threshold(labels: ArrayLike, scores: ArrayLike) -> float:
     It lies halfway between the lowest score that it flags and the next lower one, so that a score which differs in its
     last digit stays on its side.
     """
-    hits, flagged, values = _sweep(labels, scores)
+    hits, flagged, values = sweep(labels, scores)
     spam = hits[-1]
     if not spam or spam == flagged[-1]:
         return math.nan
-    best = int(np.argmax(2 * hits[1:] / (flagged[1:] + spam)))
-    lowest = float(values[best])
-    below = float(values[best + 1]) if best + 1 < len(values) else lowest
-    # Between neighbouring floats there is no halfway: the mean may round to the lower one, which must not be flagged.
-    halfway = (lowest + below) / 2
-    return halfway if halfway > below else lowest
+    return _between(values, int(np.argmax(2 * hits[1:] / (flagged[1:] + spam))))
+
+
+def precision_threshold(labels: ArrayLike, scores: ArrayLike, wanted: float) -> float:
+    """Return the lowest threshold whose spam is right as often as `wanted`; the highest score where none is.
+
+    nan if there is one class only. As `best_f1_threshold` does, it lies halfway to the next lower score.
+    """
+    hits, flagged, values = sweep(labels, scores)
+    spam = hits[-1]
+    if not spam or spam == flagged[-1]:
+        return math.nan
+    right = np.flatnonzero(hits[1:] / flagged[1:] >= wanted)
+    return _between(values, int(right[-1]) if len(right) else 0)
 
 
 def precision_recall(labels: ArrayLike, is_spam: ArrayLike) -> tuple[float, float]:
@@ -107,7 +115,7 @@ def split_rank(share: float, count: int) -> int:
     return math.floor(share * count + 1e-9)
 
 
-def _sweep(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+def sweep(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
     """Return, for thresholds from above the highest score down to each distinct one, the spam flagged and all flagged.
 
     hits, flagged (T+1,), both starting with 0; the T distinct scores, falling.
@@ -119,6 +127,15 @@ def _sweep(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.int64], NDA
     hits = np.cumsum(np.asarray(labels)[order] == 1, dtype=np.int64)[last_of_tie]
     flagged = last_of_tie + 1
     return np.append(0, hits), np.append(0, flagged), falling[last_of_tie]
+
+
+def _between(values: NDArray[np.float64], last: int) -> float:
+    """Return a threshold that flags the falling `values` up to number `last`, and no further."""
+    lowest = float(values[last])
+    below = float(values[last + 1]) if last + 1 < len(values) else lowest
+    # Between neighbouring floats there is no halfway: the mean may round to the lower one, which must not be flagged.
+    halfway = (lowest + below) / 2
+    return halfway if halfway > below else lowest
 
 
 def _count(mask: NDArray[np.bool_]) -> int:

@@ -1,7 +1,8 @@
 """Channel pruning: fewer multiply-adds a target for hardly any accuracy (GCNP, section 3).
 
 `channels_kept` ranks and chooses; here the choice is made on a model's training log, what stays is refitted, and layer
-2 with the classifier is fine-tuned on the small layer 1's outputs.
+2 with the classifier is fine-tuned on the small layer 1's outputs, to the unpruned model's scores (distillation: Hinton
+et al., arXiv 1503.02531).
 
 n samples, K input channels of a branch, O outputs of a branch, R relations.
 """
@@ -9,7 +10,7 @@ n samples, K input channels of a branch, O outputs of a branch, R relations.
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +35,10 @@ from pipeline.fit import FitOptions, fit_layer
 from pipeline.history import History, Split
 from pipeline.log import Record
 from pipeline.model import Branch, Layer, Model
-from pipeline.train import branch_blocks, check_samples, judge, learn_reference
+from pipeline.train import branch_blocks, calibrate, check_samples, judge, learn_reference
+
+# What the unpruned model says is smoother than labels are: it can be learned for longer, and without dropout.
+FINE_TUNING = FitOptions(epochs=30, patience=8, learning_rate=1e-3, weight_decay=0.01, dropout=0.0)
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,17 @@ class PruneOptions:
     scheme: str = "batched"
     method: str = "lasso"
     shares: tuple[float, float, float] = (0.6, 0.1, 0.3)
-    fit: FitOptions = field(default_factory=lambda: FitOptions(epochs=10, patience=3, learning_rate=5e-4))
+    precision: float | None = None  # as in training
+    fit: FitOptions = field(default_factory=lambda: FINE_TUNING)
+
+
+class Pruned(NamedTuple):
+    """A model pruned on a history, before and after fine-tuning."""
+
+    refitted: Model
+    tuned: Model
+    hidden: tuple[Floats, Floats]  # what layer 2 of both reads
+    seconds: float  # of ranking and refitting layer 1
 
 
 def prune(model: Model, records: Iterable[Record], options: PruneOptions) -> tuple[Model, dict[str, Any]]:
@@ -53,24 +67,44 @@ def prune(model: Model, records: Iterable[Record], options: PruneOptions) -> tup
     split = check_samples(history, options.shares)
     inputs = history.inputs(model.transform, model.input_keep)
     hidden = history.hidden(model.layers[0], *inputs)
-    before = judge(replace(model), history, split, hidden)
+    before = judge(replace(model), history, split, hidden, options.precision)
+    pruned = prune_on(model, history, split, inputs, hidden, options)
+    refitted = judge(pruned.refitted, history, split, pruned.hidden, options.precision)
+    metrics = judge(pruned.tuned, history, split, pruned.hidden, options.precision)
+    small, seconds = pruned.tuned, round(pruned.seconds, 3)
+    small.report["pruning"] |= {"seconds": seconds, "unpruned": before["test"], "refitted": refitted["test"]}
+    small.report["metrics"] = metrics
+    small.report["reference"] = learn_reference(small, history, split, pruned.hidden)
+    return small, {
+        **metrics["test"],
+        "before": before["test"],
+        "refitted": refitted["test"],
+        "multiply_adds": small.multiply_adds,
+        "multiply_adds_before": model.multiply_adds,
+        "pruning_seconds": seconds,
+    }
+
+
+def prune_on(
+    model: Model,
+    history: History,
+    split: Split,
+    inputs: tuple[Floats, Floats],
+    hidden: tuple[Floats, Floats],
+    options: PruneOptions,
+) -> Pruned:
+    """Prune a model where its history is replayed already: `inputs` and `hidden` are what its two layers read.
+
+    Nothing of the test part is looked at; thresholds and reports are left to the caller.
+    """
+    _check(model, options)
     began = time.perf_counter()
     train = history.sample_entry[split.train]
     blocks = (branch_blocks(inputs, train), branch_blocks(hidden, train))
     plan = make_plan(model, blocks, options)
     first = _refit(model.layers[0], blocks[0], plan.first, plan.hidden)
     seconds = time.perf_counter() - began
-    pruned, refitted = _finish(model, plan, first, history, split, inputs, hidden, options)
-    metrics = pruned.report["metrics"]
-    pruned.report["pruning"] |= {"seconds": round(seconds, 3), "unpruned": before["test"], "refitted": refitted["test"]}
-    return pruned, {
-        **metrics["test"],
-        "before": before["test"],
-        "refitted": refitted["test"],
-        "multiply_adds": pruned.multiply_adds,
-        "multiply_adds_before": model.multiply_adds,
-        "pruning_seconds": round(seconds, 3),
-    }
+    return _finish(model, plan, first, history, split, inputs, hidden, options, seconds)
 
 
 def _check(model: Model, options: PruneOptions) -> None:
@@ -134,8 +168,9 @@ def _finish(
     inputs: tuple[Floats, Floats],
     hidden: tuple[Floats, Floats],
     options: PruneOptions,
-) -> tuple[Model, dict[str, Any]]:
-    """Run stages B and C with the small layer 1, refit and fine-tune what follows; return the metrics before it too."""
+    seconds: float,
+) -> Pruned:
+    """Run stages B and C with the small layer 1, refit and fine-tune what follows."""
     train = history.sample_entry[split.train]
     small = history.hidden(first, *inputs)
     needed = joined(plan.hidden, [len(branch.bias) for branch in model.layers[0].branches])
@@ -148,17 +183,18 @@ def _finish(
         weight=weight,
         bias=bias,
     )
-    refitted = judge(pruned, history, split, small)
-    blocks = [b[:, k.keep] for b, k in zip(branch_blocks(small, history.sample_entry), second.branches, strict=True)]
+    samples = zip(branch_blocks(small, history.sample_entry), second.branches, strict=True)
+    blocks = [np.take(b, k.keep, axis=1) for b, k in samples]  # rows that lie together: mini-batches gather them
+    large = model.layers[1].forward(*(values[history.sample_entry] for values in hidden))
     fitted = fit_layer(
         blocks, [b.keep for b in second.branches], [len(b.bias) for b in second.branches], history.truth, split,
-        options.fit, start=(second, weight, bias), title="fine-tune",
+        options.fit, start=(second, weight, bias), taught=model.classify(large), title="fine-tune",
     )  # fmt: skip
     tuned = replace(pruned, layers=(pruned.layers[0], fitted.layer), weight=fitted.weight, bias=fitted.bias)
+    calibrate(tuned, history, split, small)
     about = {"budget": options.budget, "scheme": options.scheme, "method": options.method, "kept": _kept(model, plan)}
-    tuned.report = dict(model.report) | {"pruning": about, "metrics": judge(tuned, history, split, small)}
-    tuned.report["reference"] = learn_reference(tuned, history, split, small)
-    return tuned, refitted
+    tuned.report = dict(model.report) | {"pruning": about}
+    return Pruned(pruned, tuned, small, seconds)
 
 
 def _refit_second(

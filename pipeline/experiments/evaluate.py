@@ -16,7 +16,7 @@ import importlib
 import platform
 import tomllib
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import msgspec
 
@@ -24,7 +24,7 @@ from pipeline.errors import ConfigError
 from pipeline.experiments.page import Results, Table, gather, insert, write_results
 from pipeline.experiments.run import Job, run_jobs
 
-FAMILIES = ("graphs", "streams", "baselines", "decay")
+FAMILIES = ("graphs", "streams", "baselines", "decay", "detector")
 
 
 class Family(Protocol):
@@ -39,9 +39,7 @@ def family_of(kind: str) -> Family:
     """Return the module of a family; each imports what it needs, so one is loaded at a time."""
     if kind not in FAMILIES:
         raise ConfigError(f"kind {kind!r}: expected one of {', '.join(FAMILIES)}")
-    module: Any = importlib.import_module(f"pipeline.experiments.{kind}.family")
-    family: Family = module
-    return family
+    return cast(Family, importlib.import_module(f"pipeline.experiments.{kind}.family"))
 
 
 def load_settings(path: Path, quick: bool = False) -> tuple[Family, Any]:
