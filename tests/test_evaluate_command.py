@@ -93,7 +93,7 @@ def test_the_quick_experiment_fills_its_page(data_dir, tmp_path, monkeypatch):
     ("words", "message"),
     [
         (["absent.npz"], "no graph at absent.npz"),
-        (["events.jsonl.zst"], "events.jsonl.zst: expected an experiment (.toml) or a graph (.npz)"),
+        (["events.jsonl.zst"], "events.jsonl.zst: expected an experiment (.toml), a graph (.npz), or recorded"),
         (["absent.toml"], "cannot read the experiment absent.toml"),
         (["UNSEEN", "--methods", "lassso"], "methods 'lassso': expected some of lasso, paper, random"),
         (["UNSEEN", "--schemes", "half"], "schemes 'half': expected some of batched, full"),
