@@ -30,7 +30,7 @@ $(INSTALLED): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 to 3.13 on the path; name one: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@echo "installing into $(VENV): PyTorch is large, this takes some minutes"
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[train,kafka,confluent,store,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[train,graphs,kafka,confluent,store,dev]'
 	@touch $@
 
 demo: install ## train, prune and serve a synthetic stream; ends with a table and demo/report.png (a minute or two)

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import torch
 
 from pipeline.channels_kept import Floats
 from pipeline.experiments.graphs.files import Graph, Split, read_graph, split_of
@@ -24,7 +23,7 @@ from pipeline.experiments.graphs.network import Network, judge, logits_of, spars
 from pipeline.experiments.graphs.paper_lasso import Descent, plan_by_descent
 from pipeline.experiments.graphs.prune import Unpruned, plan_by, refitted, selected
 from pipeline.experiments.graphs.report import plots, tables
-from pipeline.experiments.graphs.sage import Data, FitOptions, fine_tune, fresh, train
+from pipeline.experiments.graphs.sage import Data, FitOptions, fine_tune, fresh, train, use_one_thread
 from pipeline.experiments.graphs.settings import PAPER, SMALL, Settings, path_of
 from pipeline.experiments.run import Job, Key, Record
 
@@ -49,7 +48,7 @@ def jobs(settings: Settings) -> list[Job]:
 
 def run(path: Path, seed: int, settings: Settings) -> list[Record]:
     """Train, prune and measure; one thread, so that times can be compared."""
-    torch.set_num_threads(1)
+    use_one_thread()
     graph = read_graph(path)
     return list(_Trial(graph, split_of(graph, seed), seed, settings).records())
 

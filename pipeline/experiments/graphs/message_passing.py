@@ -33,5 +33,7 @@ def to_dgl(mean: Any) -> Any:
 
 def mean_over_neighbours(graph: Any, h: torch.Tensor) -> torch.Tensor:
     """Return the mean over each node's neighbours, 0 where it has none; with its gradient.  # (N, H) -> (N, H)"""
-    averaged: torch.Tensor = _dgl().ops.copy_u_mean(graph, h)
+    if not h.shape[1]:  # DGL refuses these, and those that are not contiguous
+        return h
+    averaged: torch.Tensor = _dgl().ops.copy_u_mean(graph, h.contiguous())
     return averaged

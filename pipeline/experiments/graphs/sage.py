@@ -45,6 +45,11 @@ class FitOptions:
     seed: int = 0
 
 
+def use_one_thread() -> None:
+    """Let this process compute on one thread, whatever the machine has: its times are compared."""
+    torch.set_num_threads(1)
+
+
 class Data:
     """A graph as tensors: made once, for all networks that read it."""
 
