@@ -30,7 +30,6 @@ from pipeline.model import Model
 from pipeline.prune import FINE_TUNING, PruneOptions, prune_on
 from pipeline.train import TrainOptions, check_samples, train_on
 
-
 VERDICT = 2  # outputs of layer 2 that say what layer 1 said
 
 
