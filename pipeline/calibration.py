@@ -3,6 +3,8 @@
 n samples.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -30,8 +32,8 @@ def fit_platt(labels: ArrayLike, logits: ArrayLike) -> tuple[float, float]:
     return (float(found[0]), float(found[1])) if found[0] > 0 else (1.0, 0.0)
 
 
-def _newton_step(x: NDArray[np.float64], target: NDArray[np.float64], at: NDArray[np.float64]) -> NDArray[np.float64]:
+def _newton_step(x: NDArray[np.float64], target: NDArray[np.float64], at: NDArray[np.float64]) -> NDArray[Any]:
     p = 1 / (1 + np.exp(-np.clip(x @ at, -40, 40)))
     curvature = x.T @ (x * (p * (1 - p))[:, None]) + 1e-9 * np.eye(2)
-    step: NDArray[np.float64] = np.linalg.solve(curvature, x.T @ (p - target))
+    step: NDArray[Any] = np.linalg.solve(curvature, x.T @ (p - target))
     return step

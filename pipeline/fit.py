@@ -5,8 +5,8 @@
 The inputs are fixed by one replay, so this is an ordinary small network on shuffled mini-batches: no sampler, no
 back-propagation through the graph. `members` networks m are trained side by side, each to say the truth by itself;
 their mean says it better (a deep ensemble: Lakshminarayanan et al., arXiv 1612.01474), and jumps less from epoch to
-epoch than one does. Afterwards the standardisation of the inputs is folded into V, a, that of the outputs into v, a, and
-the members into one layer: what comes back reads raw inputs and needs no normalisation.
+epoch than one does. Afterwards the standardisation of the inputs is folded into V, a, that of the outputs into v, a,
+and the members into one layer: what comes back reads raw inputs and needs no normalisation.
 
 n samples, K_b channels of branch b, O outputs a branch.
 """
