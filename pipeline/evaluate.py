@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 def auroc(labels: ArrayLike, scores: ArrayLike) -> float:
     """Return the chance that a spam scores higher than what is none, a tie counting half."""
-    hits, flagged, _ = _sweep(labels, scores)
+    hits, flagged, _ = sweep(labels, scores)
     spam, rest = hits[-1], flagged[-1] - hits[-1]
     if not spam or not rest:
         return math.nan
@@ -27,7 +27,7 @@ def auroc(labels: ArrayLike, scores: ArrayLike) -> float:
 
 def average_precision(labels: ArrayLike, scores: ArrayLike) -> float:
     """Return the mean, over the spam, of the precision at the threshold that just flags it."""
-    hits, flagged, _ = _sweep(labels, scores)
+    hits, flagged, _ = sweep(labels, scores)
     spam = hits[-1]
     if not spam or spam == flagged[-1]:
         return math.nan
@@ -40,7 +40,7 @@ def best_f1_threshold(labels: ArrayLike, scores: ArrayLike) -> float:
     It lies halfway between the lowest score that it flags and the next lower one, so that a score which differs in its
     last digit stays on its side.
     """
-    hits, flagged, values = _sweep(labels, scores)
+    hits, flagged, values = sweep(labels, scores)
     spam = hits[-1]
     if not spam or spam == flagged[-1]:
         return math.nan
@@ -107,7 +107,7 @@ def split_rank(share: float, count: int) -> int:
     return math.floor(share * count + 1e-9)
 
 
-def _sweep(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+def sweep(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
     """Return, for thresholds from above the highest score down to each distinct one, the spam flagged and all flagged.
 
     hits, flagged (T+1,), both starting with 0; the T distinct scores, falling.

@@ -89,12 +89,14 @@ def fit_layer(
     split: Split,
     options: FitOptions,
     start: tuple[Layer, Floats, float] | None = None,
+    taught: Floats | None = None,
     title: str = "layer",
 ) -> Fitted:
     """Fit a layer; stop when the validation average precision no longer rises, and keep the best epoch.
 
     blocks  a branch's inputs each, (n, K_b), already cut to `keeps`
     start   a layer and classifier to begin from (fine-tuning) instead of random ones
+    taught  (n,) the probabilities to learn instead of the truth: a larger model's scores (distillation)
     """
     torch.manual_seed(options.seed)
     scales = [_scale(block[split.train]) for block in blocks]
@@ -104,12 +106,19 @@ def fit_layer(
     nn.init.constant_(network.classifier.bias, math.log(share / (1.0 - share)))  # probabilities from the first step on
     if start is not None:
         _unfold(network, start, scales, tensors, split)
-    best = _train(network, tensors, torch.from_numpy(truth.astype(np.float32)), split, options, title)
+    wanted = torch.from_numpy(truth.astype(np.float32) if taught is None else taught)
+    best = _train(network, tensors, wanted, truth, split, options, title)
     return _fold(network, keeps, scales, tensors, split, best)
 
 
 def _train(
-    network: _Network, blocks: list[torch.Tensor], truth: torch.Tensor, split: Split, options: FitOptions, title: str
+    network: _Network,
+    blocks: list[torch.Tensor],
+    wanted: torch.Tensor,
+    truth: npt.NDArray[np.int8],
+    split: Split,
+    options: FitOptions,
+    title: str,
 ) -> tuple[float, int]:
     """Train and leave the best epoch's parameters in `network`; return its average precision and number."""
     decayed = [p for p in network.parameters() if p.ndim > 1]
@@ -126,7 +135,7 @@ def _train(
             if len(chosen) == 1:  # the normalisation of one sample is undefined
                 continue
             optimizer.zero_grad()
-            loss = loss_of(network([block[chosen] for block in blocks]), truth[chosen])
+            loss = loss_of(network([block[chosen] for block in blocks]), wanted[chosen])
             loss.backward()
             optimizer.step()
         ap = _validation_ap(network, blocks, truth, split)
@@ -139,11 +148,11 @@ def _train(
     return best_ap, best_epoch
 
 
-def _validation_ap(network: _Network, blocks: list[torch.Tensor], truth: torch.Tensor, split: Split) -> float:
+def _validation_ap(network: _Network, blocks: list[torch.Tensor], truth: npt.NDArray[np.int8], split: Split) -> float:
     network.eval()
     with torch.no_grad():
         logits = network([block[split.validation] for block in blocks])
-    ap = average_precision(truth[split.validation].numpy(), logits.numpy())
+    ap = average_precision(truth[split.validation], logits.numpy())
     return 0.0 if np.isnan(ap) else ap
 
 

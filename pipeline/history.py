@@ -61,7 +61,7 @@ class History:
         self.events = self.bad = 0
         first_bad: BadEvent | None = None
         entry_ids: list[str] = []
-        order, target = [], []
+        order, target, ts = [], [], []
         labels: dict[str, list[tuple[int, int]]] = {}
         graph, decoder = Graph(schema), Decoder(schema)
         for chunk in _chunks(records):
@@ -72,6 +72,7 @@ class History:
             entry_ids += [batch.id[e] for e in applied.entry_event.tolist()]
             order.append(self.events + applied.entry_event)
             target.append(batch.target[applied.entry_event])
+            ts.append(batch.ts[applied.entry_event])
             _note_labels(batch, self.events, labels)
             self.events += len(batch)
             self.bad += len(bad)
@@ -82,6 +83,7 @@ class History:
             why = f"; the first bad one: {first_bad.reason}, {first_bad.detail}" if first_bad else ""
             raise DataError(f"no node event that fits the schema among {self.events + self.bad} events{why}")
         self._find_samples(np.concatenate(order), np.concatenate(target), labels)
+        self.sample_ts = np.concatenate(ts)[self.sample_entry]  # (n,) event time, seconds since the epoch
 
     def _find_samples(
         self,

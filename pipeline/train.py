@@ -63,7 +63,7 @@ def train(schema: Schema, records: Iterable[Record], options: TrainOptions) -> t
 
 
 def check_samples(history: History, shares: tuple[float, float, float]) -> Split:
-    """Split the samples; DataError where a part lacks spam, or all else."""
+    """Split the samples; DataError where a part lacks spam, or all else; a share of 0 leaves its part empty."""
     count = len(history.truth)
     if count < LEAST_SAMPLES:
         raise DataError(
@@ -71,8 +71,8 @@ def check_samples(history: History, shares: tuple[float, float, float]) -> Split
             f"expected at least {LEAST_SAMPLES}; label events must follow the nodes they judge"
         )
     split = Split.of(count, shares)
-    for name, part in asdict(split).items():
-        if len(np.unique(history.truth[part])) < 2:
+    for (name, part), share in zip(asdict(split).items(), shares, strict=True):
+        if share and len(np.unique(history.truth[part])) < 2:
             raise DataError(f"the {name} part has labels of one class only; give a longer log")
     return split
 
@@ -98,7 +98,8 @@ def learn_reference(model: Model, history: History, split: Split, hidden: tuple[
     Scores are of all targets, labelled or not: moderators look at what is suspicious, a service sees the rest too.
     """
     targets = np.flatnonzero(history.target)
-    targets = targets[targets >= history.sample_entry[split.test.start]]
+    judged = split.test if split.test.stop > split.test.start else split.validation
+    targets = targets[targets >= history.sample_entry[judged.start]]
     scores = model.classify(model.layers[1].forward(hidden[0][targets], hidden[1][targets]))
     known = model.report.get("reference")
     features = known["features"] if known else _feature_bins(model.schema, history, split)

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from test_checkpoint import SCHEMA, made_up_reviews, records
 
+from pipeline.channels_kept import METHODS, SCHEMES, Product, lasso_order
 from pipeline.errors import ConfigError
 from pipeline.fit import FitOptions
 from pipeline.model import Model
-from pipeline.prune import METHODS, SCHEMES, Product, PruneOptions, lasso_order, prune
+from pipeline.prune import PruneOptions, prune
 from pipeline.schema import load_schema
 from pipeline.scorer import Scorer
 from pipeline.train import TrainOptions, train
@@ -54,6 +55,14 @@ def test_a_channel_that_never_varies_comes_last():
     x = np.random.default_rng(3).normal(size=(300, 3))
     x[:, 0] = 7.0
     assert lasso_order([product(x, np.ones((3, 2)))])[-1] == 0
+
+
+def test_a_path_cut_short_begins_as_the_whole_one_and_forgets_no_channel():
+    rng = np.random.default_rng(4)
+    one = product(rng.normal(size=(500, 20)), rng.normal(size=(20, 3)))
+    whole, short = lasso_order([one]), lasso_order([one], longest=6)
+    assert short[:6].tolist() == whole[:6].tolist()
+    assert sorted(short) == list(range(20))
 
 
 @pytest.mark.parametrize("budget", [2, 4, 8])

@@ -38,7 +38,7 @@ class _Layer(nn.Module):
     def __init__(self, inputs: int, graphs: int) -> None:
         super().__init__()
         self.branches = nn.ModuleList(nn.Linear(inputs, HIDDEN) for _ in range(1 + graphs))
-        self.norm = nn.BatchNorm1d(HIDDEN * (1 + graphs), affine=False)
+        self.norm = nn.BatchNorm1d(HIDDEN * (1 + graphs), momentum=0.5, affine=False)  # few steps, each on all samples
 
     def forward(self, graphs: Sequence[Any], x: torch.Tensor) -> torch.Tensor:
         own, *others = (branch(x) for branch in self.branches)

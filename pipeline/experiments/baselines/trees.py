@@ -63,11 +63,12 @@ def standardised(x: Floats, train: slice) -> Floats:
     """Return `x` with mean 0 and deviation 1 on the training part; 0 where a column never varies there."""
     deviation = x[train].std(axis=0)
     scale = np.where(deviation < 1e-6, np.inf, np.maximum(deviation, 0.05)).astype(np.float32)
-    return np.asarray((x - x[train].mean(axis=0)) / scale, np.float32)
+    scaled: Floats = ((x - x[train].mean(axis=0)) / scale).astype(np.float32)
+    return scaled
 
 
 def probability(logits: Floats) -> Floats:
-    found: Floats = 1.0 / (1.0 + np.exp(-np.clip(logits, -80.0, 80.0)))
+    found: Floats = (1.0 / (1.0 + np.exp(-np.clip(logits, -80.0, 80.0)))).astype(np.float32)
     return found
 
 
