@@ -95,7 +95,7 @@ def precision_recall_curve(truth: ArrayLike, scores: ArrayLike) -> Figures:
 
 
 def reliability(truth: ArrayLike, scores: ArrayLike) -> Figures:
-    """Return, for each of BINS equal bins b of the score, count_b and, of those in it, score_b (mean) and spam_b (share)."""
+    """Return for each bin b of BINS equal ones: count_b, the mean score_b, and spam_b, the share of spam in it."""
     truth, scores = np.asarray(truth), np.asarray(scores, np.float64)
     place = np.clip((scores * BINS).astype(int), 0, BINS - 1)
     figures: Figures = {}

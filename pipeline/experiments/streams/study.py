@@ -1,0 +1,179 @@
+"""One training on a recorded stream, and all that is made from it.
+
+The stream is replayed once for each (data, delay, seed); the model is trained by `train`, pruned in every way by
+`prune_on`, and judged on the test part, the last 30 % of the samples. Choices are made on validation, by `train` and
+the fine-tuning themselves: nothing here looks at the test part but to write figures down.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from itertools import product
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.experiments.figures import (
+    Figures,
+    precision_recall_curve,
+    reliability,
+    roc_curve,
+    stream_figures,
+)
+from pipeline.experiments.recordings import NAMES, Recording, open_file, open_recording
+from pipeline.experiments.run import Key, Record
+from pipeline.fit import FitOptions
+from pipeline.history import Floats, History, Split
+from pipeline.model import Model
+from pipeline.prune import FINE_TUNING, PruneOptions, prune_on
+from pipeline.train import TrainOptions, check_samples, train
+
+
+class Subject(NamedTuple):
+    """What is trained, and on what."""
+
+    data: str
+    schema: str
+    delay: str
+    seed: int
+    width: int  # channels a branch
+    epochs: int | None
+    events: int | None
+
+
+class Ways(NamedTuple):
+    """What is made from it."""
+
+    budgets: Sequence[float]
+    schemes: Sequence[str]
+    methods: Sequence[str]
+    small: bool
+    curves: bool
+
+
+class Replayed(NamedTuple):
+    recording: Recording
+    history: History
+    split: Split
+
+
+class Trained(NamedTuple):
+    """A model where its stream is replayed: `inputs` and `hidden` are what its two layers read."""
+
+    replayed: Replayed
+    model: Model
+    inputs: tuple[Floats, Floats]
+    hidden: tuple[Floats, Floats]
+
+
+def run(subject: Subject, ways: Ways) -> list[Record]:
+    """Train, prune in every way, train the small ones; return what was measured on the test part."""
+    trained = _trained(subject, options_of(subject))
+    key = _key(trained.replayed, subject)
+    unpruned = scores_of(trained.model, trained.replayed.history, trained.hidden)
+    records = [_record(trained, key | {"method": "unpruned"}, trained.model, unpruned, unpruned)]
+    if ways.curves:
+        records += _curves(trained, key | {"method": "unpruned"}, unpruned)
+    for budget, scheme, method in product(ways.budgets, ways.schemes, ways.methods):
+        options = PruneOptions(budget, scheme, method, fit=_fit(FINE_TUNING, subject))
+        records += _pruned(trained, key, options, unpruned, ways.curves)
+    for budget in ways.budgets if ways.small else ():
+        records.append(_small(trained, subject, key | {"method": "small", "budget": budget}, budget, unpruned))
+    return records
+
+
+def options_of(subject: Subject) -> TrainOptions:
+    return TrainOptions(hidden=subject.width, fit=_fit(TrainOptions().fit, subject))
+
+
+@lru_cache(maxsize=1)
+def replayed(data: str, schema: str, delay: str, seed: int, events: int | None) -> Replayed:
+    """Replay a recording; the last one is kept, for the next job is mostly on it, too."""
+    recording = open_recording(data, delay, seed) if data in NAMES else open_file(Path(data), Path(schema))
+    recording = recording._replace(records=recording.records[:events])
+    history = History(recording.schema, recording.records)
+    return Replayed(recording, history, check_samples(history, TrainOptions().shares))
+
+
+def scores_of(model: Model, history: History, hidden: tuple[Floats, Floats]) -> Floats:
+    """Return the scores of all samples.  # (n,)"""
+    h, h_means = (values[history.sample_entry] for values in hidden)
+    return model.classify(model.layers[1].forward(h, h_means))
+
+
+def _trained(subject: Subject, options: TrainOptions) -> Trained:
+    on = replayed(subject.data, subject.schema, subject.delay, subject.seed, subject.events)
+    model, _ = train(on.recording.schema, on.recording.records, options)
+    inputs = on.history.inputs(model.transform, model.input_keep)
+    return Trained(on, model, inputs, on.history.hidden(model.layers[0], *inputs))
+
+
+def _fit(fit: FitOptions, subject: Subject) -> FitOptions:
+    return replace(fit, seed=subject.seed, epochs=subject.epochs or fit.epochs)
+
+
+def _key(on: Replayed, subject: Subject) -> Key:
+    return {"data": on.recording.name, "delay": subject.delay, "width": subject.width, "seed": subject.seed}
+
+
+def _record(trained: Trained, key: Key, model: Model, scores: Floats, unpruned: Floats) -> Record:
+    """Figures on the test part, and what was lost against the unpruned model of the same seed."""
+    truth, test = trained.replayed.history.truth, trained.replayed.split.test
+    found, full = stream_figures(truth[test], scores[test]), stream_figures(truth[test], unpruned[test])
+    lost = {f"{name}_lost": _less(full[name], found[name]) for name in ("auroc", "ap")}
+    return Record(key, {**found, **lost, "multiply_adds": float(model.multiply_adds)})
+
+
+def _less(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else a - b
+
+
+def _pruned(trained: Trained, key: Key, options: PruneOptions, unpruned: Floats, curves: bool) -> Iterator[Record]:
+    history, split = trained.replayed.history, trained.replayed.split
+    pruned = prune_on(trained.model, history, split, trained.inputs, trained.hidden, options)
+    key = key | {"method": options.method, "scheme": options.scheme, "budget": options.budget}
+    for stage, model in (("refitted", pruned.refitted), ("tuned", pruned.tuned)):
+        scores = scores_of(model, history, pruned.hidden)
+        record = _record(trained, key | {"stage": stage}, model, scores, unpruned)
+        record.figures["pruning_seconds"] = pruned.seconds
+        yield record
+    if options.method == "lasso":
+        yield from _kept(trained.model, pruned.tuned, key)
+        if curves:
+            yield from _curves(trained, key, scores)
+
+
+def _kept(model: Model, pruned: Model, key: Key) -> Iterator[Record]:
+    """Which input channels each branch of layer 1 still reads."""
+    names = [model.schema.channel_names[c] for c in model.input_keep.tolist()]
+    for branch, kept in pruned.report["pruning"]["kept"]["inputs"].items():
+        stayed = set(kept)
+        yield Record(key | {"kept": branch}, {name: float(name in stayed) for name in names})
+
+
+def _curves(trained: Trained, key: Key, scores: Floats) -> Iterator[Record]:
+    test = trained.replayed.split.test
+    truth: npt.NDArray[np.int8] = trained.replayed.history.truth[test]
+    for name, curve in (
+        ("roc", roc_curve), ("precision_recall", precision_recall_curve), ("reliability", reliability)
+    ):  # fmt: skip
+        figures: Figures = curve(truth, scores[test])
+        yield Record(key | {"curve": name}, figures)
+
+
+def _small(trained: Trained, subject: Subject, key: Key, budget: float, unpruned: Floats) -> Record:
+    """Train from scratch with as many channels a branch as come closest to the budget."""
+    wanted = trained.model.multiply_adds / budget
+    branches, channels = 1 + len(trained.model.schema.relations), len(trained.model.input_keep)
+    width = min(range(1, subject.width + 1), key=lambda w: abs(np.log(work(branches, channels, w) / wanted)))
+    small = _trained(subject, replace(options_of(subject), hidden=width))
+    scores = scores_of(small.model, small.replayed.history, small.hidden)
+    return _record(trained, key, small.model, scores, unpruned)
+
+
+def work(branches: int, channels: int, width: int) -> int:
+    """Return the multiply-adds a target of a model that is not pruned."""
+    hidden = branches * width
+    return hidden * channels + hidden * hidden + hidden
