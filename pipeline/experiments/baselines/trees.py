@@ -1,7 +1,7 @@
 """Boosted trees and logistic regression: what scikit-learn has for tables, given the same care as our model.
 
-Trees grow past what is best and are cut back to the round with the best validation average precision. Scores are of the
-`later` samples (validation, then test), as probabilities.
+Boosting stops when the validation loss no longer falls, and is cut back to the round with the best validation average
+precision. Scores are of the `later` samples (validation, then test), as probabilities.
 """
 
 import numpy as np
@@ -18,19 +18,21 @@ TREE_GRID: dict[str, tuple[float, ...]] = {
     "l2": (1.0, 0.0, 10.0),
     "columns": (1.0, 0.3),  # the share of them that a split may choose from
 }
-SHRINKAGE = 15.0  # rounds times learning rate: beyond what any setting of the grid needed
+ROUNDS = 400
+PATIENCE = 30  # rounds without a lower validation loss
 EVERY = 5  # rounds between two looks at validation
 INVERSE_PENALTIES = (0.001, 0.01, 0.1, 1.0)
 
 
 def fit_trees(info: Information, x: Floats, options: dict[str, float], seed: int) -> Floats:
     """Boost trees on the training part of `x`; return the scores of the best round.  # (n, width) -> (later,)"""
-    train = info.split.train
+    train, validation = info.split.train, info.split.validation
     model = HistGradientBoostingClassifier(
         learning_rate=options["learning_rate"], max_leaf_nodes=int(options["leaves"]), l2_regularization=options["l2"],
-        max_features=options["columns"], max_iter=round(SHRINKAGE / options["learning_rate"]), early_stopping=False,
-        random_state=seed,
-    ).fit(x[train], info.truth[train])  # fmt: skip
+        max_features=options["columns"], max_iter=ROUNDS, early_stopping=True, scoring="loss",
+        n_iter_no_change=PATIENCE, random_state=seed,
+    )  # fmt: skip
+    model.fit(x[train], info.truth[train], X_val=x[validation], y_val=info.truth[validation])
     best_ap, best = -1.0, np.zeros(0, np.float32)
     for number, logits in enumerate(model.staged_decision_function(x[info.later]), start=1):
         if number % EVERY:
