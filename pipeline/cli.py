@@ -116,7 +116,7 @@ def _train(args: Args) -> dict[str, Any]:
     from pipeline.train import TrainOptions, train
 
     fit = FitOptions(seed=args.seed, epochs=args.epochs)
-    options = TrainOptions(hidden=args.hidden, transform=args.transform, fit=fit)
+    options = TrainOptions(hidden=args.hidden, transform=args.transform, precision=args.precision, fit=fit)
     model, report = train(load_schema(args.schema), _with_progress(_recorded(args.events), "replay"), options)
     model.save(args.out)
     return {**report, "multiply_adds": model.multiply_adds, "model": model.version, "out": str(args.out)}
@@ -128,7 +128,7 @@ def _prune(args: Args) -> dict[str, Any]:
     from pipeline.model import load_model
     from pipeline.prune import PruneOptions, prune
 
-    options = PruneOptions(budget=args.budget, scheme=args.scheme, method=args.method)
+    options = PruneOptions(budget=args.budget, scheme=args.scheme, method=args.method, precision=args.precision)
     options = replace(options, fit=replace(options.fit, seed=args.seed))
     model, report = prune(load_model(args.model), _with_progress(_recorded(args.events), "replay"), options)
     model.save(args.out)

@@ -44,12 +44,20 @@ def best_f1_threshold(labels: ArrayLike, scores: ArrayLike) -> float:
     spam = hits[-1]
     if not spam or spam == flagged[-1]:
         return math.nan
-    best = int(np.argmax(2 * hits[1:] / (flagged[1:] + spam)))
-    lowest = float(values[best])
-    below = float(values[best + 1]) if best + 1 < len(values) else lowest
-    # Between neighbouring floats there is no halfway: the mean may round to the lower one, which must not be flagged.
-    halfway = (lowest + below) / 2
-    return halfway if halfway > below else lowest
+    return _between(values, int(np.argmax(2 * hits[1:] / (flagged[1:] + spam))))
+
+
+def precision_threshold(labels: ArrayLike, scores: ArrayLike, wanted: float) -> float:
+    """Return the lowest threshold whose spam is right as often as `wanted`; the highest score where none is.
+
+    nan if there is one class only. As `best_f1_threshold` does, it lies halfway to the next lower score.
+    """
+    hits, flagged, values = sweep(labels, scores)
+    spam = hits[-1]
+    if not spam or spam == flagged[-1]:
+        return math.nan
+    right = np.flatnonzero(hits[1:] / flagged[1:] >= wanted)
+    return _between(values, int(right[-1]) if len(right) else 0)
 
 
 def precision_recall(labels: ArrayLike, is_spam: ArrayLike) -> tuple[float, float]:
@@ -119,6 +127,15 @@ def sweep(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.int64], NDAr
     hits = np.cumsum(np.asarray(labels)[order] == 1, dtype=np.int64)[last_of_tie]
     flagged = last_of_tie + 1
     return np.append(0, hits), np.append(0, flagged), falling[last_of_tie]
+
+
+def _between(values: NDArray[np.float64], last: int) -> float:
+    """Return a threshold that flags the falling `values` up to number `last`, and no further."""
+    lowest = float(values[last])
+    below = float(values[last + 1]) if last + 1 < len(values) else lowest
+    # Between neighbouring floats there is no halfway: the mean may round to the lower one, which must not be flagged.
+    halfway = (lowest + below) / 2
+    return halfway if halfway > below else lowest
 
 
 def _count(mask: NDArray[np.bool_]) -> int:

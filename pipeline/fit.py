@@ -1,10 +1,12 @@
 """Fit one layer with a classifier of its own on fixed inputs: the only module that imports torch.
 
-    logit = BatchNorm(concat_b relu(standardise(X_b) · V_b + a_b)) · v + a
+    logit = base + mean_m BatchNorm(concat_b relu(standardise(X_b) · V_bm + a_bm)) · v_m + a_m
 
 The inputs are fixed by one replay, so this is an ordinary small network on shuffled mini-batches: no sampler, no
-back-propagation through the graph. Afterwards the standardisation of the inputs is folded into V, a and that of the
-outputs into v, a: what comes back reads raw inputs and needs no normalisation.
+back-propagation through the graph. `members` networks m are trained side by side, each to say the truth by itself;
+their mean says it better (a deep ensemble: Lakshminarayanan et al., arXiv 1612.01474), and jumps less from epoch to
+epoch than one does. Afterwards the standardisation of the inputs is folded into V, a, that of the outputs into v, a,
+and the members into one layer: what comes back reads raw inputs and needs no normalisation.
 
 n samples, K_b channels of branch b, O outputs a branch.
 """
@@ -12,7 +14,7 @@ n samples, K_b channels of branch b, O outputs a branch.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,16 +31,18 @@ Doubles = npt.NDArray[np.float64]
 LEAST_DEVIATION = 0.05  # a channel that hardly varies in training is not blown up: later it may
 DEAD = 1e-6  # one that does not vary at all taught nothing and is left out
 EPSILON = LEAST_DEVIATION**2
+LEAST_STEPS = 40  # an epoch of fewer teaches too little before patience ends
 
 
 @dataclass(frozen=True)
 class FitOptions:
     epochs: int = 40
     patience: int = 6  # epochs without a better validation average precision
-    batch_size: int = 1024
+    batch_size: int = 1024  # at most; at least LEAST_STEPS of them make an epoch
     learning_rate: float = 2e-3
-    weight_decay: float = 0.1
+    weight_decay: float = 1.0
     dropout: float = 0.5
+    members: int = 1  # networks side by side; each has an equal share of every branch's outputs
     seed: int = 0
 
 
@@ -65,20 +69,25 @@ class _Linear(nn.Module):
 
 
 class _Network(nn.Module):
-    def __init__(self, widths: Sequence[int], outputs: Sequence[int], dropout: float) -> None:
+    own: torch.Tensor  # (M, H) 1 where the channel is the member's
+
+    def __init__(self, widths: Sequence[int], outputs: Sequence[int], members: int, dropout: float) -> None:
         super().__init__()
         self.branches = nn.ModuleList(_Linear(k, o) for k, o in zip(widths, outputs, strict=True))
         self.norm = nn.BatchNorm1d(sum(outputs), eps=EPSILON, affine=False)
         self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(sum(outputs), 1)
+        self.classifier = nn.Linear(sum(outputs), members)
+        owner = torch.cat([torch.arange(o) * members // max(o, 1) for o in outputs])
+        self.register_buffer("own", (owner == torch.arange(members)[:, None]).float(), persistent=False)
 
     def hidden(self, blocks: Sequence[torch.Tensor]) -> torch.Tensor:
         outs = [branch(block) for branch, block in zip(self.branches, blocks, strict=True)]
         return torch.relu(torch.cat(outs, dim=1))
 
     def forward(self, blocks: Sequence[torch.Tensor]) -> torch.Tensor:
-        logits: torch.Tensor = self.classifier(self.dropout(self.norm(self.hidden(blocks))))
-        return logits.squeeze(1)
+        """Return what each member says.  # (n, M)"""
+        values, weight = self.dropout(self.norm(self.hidden(blocks))), self.classifier.weight * self.own
+        return nn.functional.linear(values, weight, self.classifier.bias)
 
 
 def fit_layer(
@@ -88,6 +97,8 @@ def fit_layer(
     truth: npt.NDArray[np.int8],
     split: Split,
     options: FitOptions,
+    *,
+    base: Floats | None = None,
     start: tuple[Layer, Floats, float] | None = None,
     taught: Floats | None = None,
     title: str = "layer",
@@ -95,50 +106,51 @@ def fit_layer(
     """Fit a layer; stop when the validation average precision no longer rises, and keep the best epoch.
 
     blocks  a branch's inputs each, (n, K_b), already cut to `keeps`
-    start   a layer and classifier to begin from (fine-tuning) instead of random ones
+    base    (n,) a verdict to begin from, as logits: the layer learns what it misses, and at first adds nothing to it
+    start   a layer and classifier to begin from (fine-tuning, without `base`) instead of random ones
     taught  (n,) the probabilities to learn instead of the truth: a larger model's scores (distillation)
     """
     torch.manual_seed(options.seed)
     scales = [_scale(block[split.train]) for block in blocks]
     tensors = [torch.from_numpy((b - mean) / deviation) for b, (mean, deviation) in zip(blocks, scales, strict=True)]
-    network = _Network([b.shape[1] for b in blocks], outputs, options.dropout)
-    share = float(truth[split.train].mean())
-    nn.init.constant_(network.classifier.bias, math.log(share / (1.0 - share)))  # probabilities from the first step on
+    network = _Network([b.shape[1] for b in blocks], outputs, options.members, options.dropout)
+    if base is None:
+        share = float(truth[split.train].mean())
+        nn.init.constant_(network.classifier.bias, math.log(share / (1.0 - share)))  # probabilities from the first step
+    else:
+        nn.init.zeros_(network.classifier.weight)
+        nn.init.zeros_(network.classifier.bias)
     if start is not None:
         _unfold(network, start, scales, tensors, split)
+    known = torch.zeros(len(truth)) if base is None else torch.from_numpy(base)
     wanted = torch.from_numpy(truth.astype(np.float32) if taught is None else taught)
-    best = _train(network, tensors, wanted, truth, split, options, title)
+    best = _train(network, _Samples(tensors, known, wanted, truth), split, options, title)
     return _fold(network, keeps, scales, tensors, split, best)
 
 
-def _train(
-    network: _Network,
-    blocks: list[torch.Tensor],
-    wanted: torch.Tensor,
-    truth: npt.NDArray[np.int8],
-    split: Split,
-    options: FitOptions,
-    title: str,
-) -> tuple[float, int]:
+class _Samples(NamedTuple):
+    blocks: list[torch.Tensor]
+    base: torch.Tensor  # (n,)
+    wanted: torch.Tensor  # (n,) probabilities
+    truth: npt.NDArray[np.int8]  # (n,) by which validation judges
+
+
+def _train(network: _Network, samples: _Samples, split: Split, options: FitOptions, title: str) -> tuple[float, int]:
     """Train and leave the best epoch's parameters in `network`; return its average precision and number."""
     decayed = [p for p in network.parameters() if p.ndim > 1]
     plain = [p for p in network.parameters() if p.ndim == 1]
     groups = [{"params": decayed, "weight_decay": options.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=options.learning_rate)
-    loss_of = nn.BCEWithLogitsLoss()
-    best_ap, best_epoch, best_state = _validation_ap(network, blocks, truth, split), 0, _copy(network)
+    best_ap, best_epoch, best_state = _validation_ap(network, samples, split), 0, _copy(network)
     generator = torch.Generator().manual_seed(options.seed)
+    size = max(2, min(options.batch_size, split.train.stop // LEAST_STEPS))  # of one, the normalisation is undefined
     bar = tqdm(range(1, options.epochs + 1), desc=title, unit="epoch", leave=False, disable=None)
     for epoch in bar:
         network.train()
-        for chosen in torch.split(torch.randperm(split.train.stop, generator=generator), options.batch_size):
-            if len(chosen) == 1:  # the normalisation of one sample is undefined
-                continue
-            optimizer.zero_grad()
-            loss = loss_of(network([block[chosen] for block in blocks]), wanted[chosen])
-            loss.backward()
-            optimizer.step()
-        ap = _validation_ap(network, blocks, truth, split)
+        for chosen in torch.split(torch.randperm(split.train.stop, generator=generator), size):
+            if len(chosen) > 1:
+                _step(network, samples, chosen, optimizer)
+        ap = _validation_ap(network, samples, split)
         bar.set_postfix(validation_ap=f"{ap:.4f}")
         if ap > best_ap:
             best_ap, best_epoch, best_state = ap, epoch, _copy(network)
@@ -148,11 +160,20 @@ def _train(
     return best_ap, best_epoch
 
 
-def _validation_ap(network: _Network, blocks: list[torch.Tensor], truth: npt.NDArray[np.int8], split: Split) -> float:
+def _step(network: _Network, samples: _Samples, chosen: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
+    optimizer.zero_grad()
+    said = samples.base[chosen, None] + network([block[chosen] for block in samples.blocks])  # (b, M)
+    wanted = samples.wanted[chosen, None].expand_as(said)
+    loss = nn.functional.binary_cross_entropy_with_logits(said, wanted)
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+
+
+def _validation_ap(network: _Network, samples: _Samples, split: Split) -> float:
     network.eval()
     with torch.no_grad():
-        logits = network([block[split.validation] for block in blocks])
-    ap = average_precision(truth[split.validation], logits.numpy())
+        said = network([block[split.validation] for block in samples.blocks]).mean(dim=1)
+    ap = average_precision(samples.truth[split.validation], (samples.base[split.validation] + said).numpy())
     return 0.0 if np.isnan(ap) else ap
 
 
@@ -189,8 +210,8 @@ def _fold(
         bias = _doubles(linear.bias) - mean.astype(np.float64) @ weight
         branches.append(Branch(keep.astype(np.int32), weight.astype(np.float32), bias.astype(np.float32)))
     h_mean, h_deviation = _output_scale(network, blocks, split)
-    vector = _doubles(network.classifier.weight)[0] / h_deviation
-    constant = float(_doubles(network.classifier.bias)[0] - h_mean @ vector)
+    vector = _doubles(network.classifier.weight * network.own).mean(axis=0) / h_deviation
+    constant = float(_doubles(network.classifier.bias).mean() - h_mean @ vector)
     return Fitted(Layer(branches), vector.astype(np.float32), constant, *best)
 
 

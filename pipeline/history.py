@@ -61,7 +61,7 @@ class History:
         self.events = self.bad = 0
         first_bad: BadEvent | None = None
         entry_ids: list[str] = []
-        order, target, ts = [], [], []
+        order, target, ts, position = [], [], [], []
         labels: dict[str, list[tuple[int, int]]] = {}
         graph, decoder = Graph(schema), Decoder(schema)
         for chunk in _chunks(records):
@@ -73,6 +73,7 @@ class History:
             order.append(self.events + applied.entry_event)
             target.append(batch.target[applied.entry_event])
             ts.append(batch.ts[applied.entry_event])
+            position.append(batch.position[applied.entry_event])
             _note_labels(batch, self.events, labels)
             self.events += len(batch)
             self.bad += len(bad)
@@ -84,6 +85,7 @@ class History:
             raise DataError(f"no node event that fits the schema among {self.events + self.bad} events{why}")
         self._find_samples(np.concatenate(order), np.concatenate(target), labels)
         self.sample_ts = np.concatenate(ts)[self.sample_entry]  # (n,) event time, seconds since the epoch
+        self.sample_position = np.concatenate(position)[self.sample_entry]  # (n,) of its message in the log
 
     def _find_samples(
         self,

@@ -126,7 +126,7 @@ def _add_offline(command: Command) -> None:
     )  # fmt: skip
     train.add_argument("events", type=Path, metavar="EVENTS", help="recorded events, with label events among them")
     train.add_argument("--schema", type=Path, required=True, help="how messages become the graph; see deploy/schemas")
-    train.add_argument("--hidden", type=_positive, default=16, help="channels a branch (default 16)")
+    train.add_argument("--hidden", type=_positive, default=32, help="channels a branch (default 32)")
     train.add_argument("--epochs", type=_positive, default=40, help="at most; validation stops earlier (default 40)")
     train.add_argument("--transform", choices=("quantile", "standardised"), default="quantile", help="of the inputs")
     prune = command(
@@ -140,6 +140,8 @@ def _add_offline(command: Command) -> None:
     prune.add_argument("--scheme", choices=("batched", "full"), default="batched", help=schemes)
     prune.add_argument("--method", choices=("lasso", "random", "first", "magnitude"), default="lasso")
     for added in (train, prune):
+        wanted = "the threshold: so much of what is called spam shall be spam (default: where F1 is best)"
+        added.add_argument("--precision", type=_share, metavar="SHARE", help=wanted)
         added.add_argument("--seed", type=int, default=0)
         added.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="the checkpoint")
 

@@ -36,7 +36,7 @@ from pipeline.fit import FitOptions, fit_layer
 from pipeline.history import History, Split
 from pipeline.log import Record
 from pipeline.model import Branch, Layer, Model
-from pipeline.train import branch_blocks, check_samples, judge, learn_reference
+from pipeline.train import branch_blocks, calibrate, check_samples, judge, learn_reference
 
 # What the unpruned model says is smoother than labels are: it can be learned for longer, and without dropout.
 FINE_TUNING = FitOptions(epochs=30, patience=8, learning_rate=1e-3, weight_decay=0.01, dropout=0.0)
@@ -48,6 +48,7 @@ class PruneOptions:
     scheme: str = "batched"
     method: str = "lasso"
     shares: tuple[float, float, float] = (0.6, 0.1, 0.3)
+    precision: float | None = None  # as in training
     fit: FitOptions = field(default_factory=lambda: FINE_TUNING)
 
 
@@ -67,10 +68,10 @@ def prune(model: Model, records: Iterable[Record], options: PruneOptions) -> tup
     split = check_samples(history, options.shares)
     inputs = history.inputs(model.transform, model.input_keep)
     hidden = history.hidden(model.layers[0], *inputs)
-    before = judge(replace(model), history, split, hidden)
+    before = judge(replace(model), history, split, hidden, options.precision)
     pruned = prune_on(model, history, split, inputs, hidden, options)
-    refitted = judge(pruned.refitted, history, split, pruned.hidden)
-    metrics = judge(pruned.tuned, history, split, pruned.hidden)
+    refitted = judge(pruned.refitted, history, split, pruned.hidden, options.precision)
+    metrics = judge(pruned.tuned, history, split, pruned.hidden, options.precision)
     small, seconds = pruned.tuned, round(pruned.seconds, 3)
     small.report["pruning"] |= {"seconds": seconds, "unpruned": before["test"], "refitted": refitted["test"]}
     small.report["metrics"] = metrics
@@ -189,6 +190,7 @@ def _finish(
         options.fit, start=(second, weight, bias), taught=model.classify(large), title="fine-tune",
     )  # fmt: skip
     tuned = replace(pruned, layers=(pruned.layers[0], fitted.layer), weight=fitted.weight, bias=fitted.bias)
+    calibrate(tuned, history, split, small)
     about = {"budget": options.budget, "scheme": options.scheme, "method": options.method, "kept": _kept(model, plan)}
     tuned.report = dict(model.report) | {"pruning": about}
     return Pruned(pruned, tuned, small, seconds)

@@ -16,7 +16,7 @@ import importlib
 import platform
 import tomllib
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import msgspec
 
@@ -39,8 +39,7 @@ def family_of(kind: str) -> Family:
     """Return the module of a family; each imports what it needs, so one is loaded at a time."""
     if kind not in FAMILIES:
         raise ConfigError(f"kind {kind!r}: expected one of {', '.join(FAMILIES)}")
-    module: Any = importlib.import_module(f"pipeline.experiments.{kind}.family")
-    return module
+    return cast(Family, importlib.import_module(f"pipeline.experiments.{kind}.family"))
 
 
 def load_settings(path: Path, quick: bool = False) -> tuple[Family, Any]:

@@ -35,7 +35,7 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     schemes: tuple[Literal["batched", "full"], ...] = ("batched",)
     methods: tuple[Literal["lasso", "magnitude", "random", "first"], ...] = ("lasso",)
     small: bool = True  # train a small model of each budget, too
-    curves: bool = False
+    curves: bool = False  # keep curves and the channels that LASSO kept, too
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

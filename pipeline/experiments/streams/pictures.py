@@ -6,7 +6,8 @@ NAME-calibration.png   what share of the nodes with a score is spam
 NAME-kept.png          which input channels survive, branch by branch
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from pipeline.experiments.streams.words import models, places
 from pipeline.experiments.summary import Row, select
 from pipeline.figure import COLOURS, new_figure, save
 
-METHODS = ("lasso", "magnitude", "random", "first", "small")
+METHODS = ("lasso", "magnitude", "random", "first")
+INK = "#1a202c"
 MOST_STREAMS = 4  # of a picture
 LINES = {"linewidth": 1.4, "markersize": 4, "capsize": 2}
 
@@ -35,38 +37,55 @@ def plots(rows: Sequence[Row], folder: Path, name: str = "streams") -> list[Path
 
 
 def accuracy(rows: Sequence[Row]) -> Any:
-    """Each stream's places that were pruned in the most ways; the bars are a standard deviation over seeds."""
+    """Each stream's place that was pruned in the most ways; the bars are a standard deviation over seeds."""
     chosen = _richest(rows)
     if not chosen:
         return None
-    figure, axes = new_figure(len(chosen), 2, width=4.2, height=3.4)
+    figure, axes = new_figure(len(chosen) + 1, 2, width=4.2, height=3.4)
     for column, place in enumerate(chosen):
         for axis, name, label in zip(axes[:, column], ("ap", "auroc"), ("average precision", "AUROC"), strict=True):
             _against_work(axis, select(models(rows), **place), name)
             axis.set_xlabel("multiply-adds a target")
             axis.set_ylabel(label)
         axes[0, column].set_title(_title(place), fontsize=10)
-    handles = {label: h for axis in axes.flat for h, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=6, fontsize=8, frameon=False)
+    told = {label: h for axis in axes.flat for h, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    axes[0, -1].legend(told.values(), told.keys(), loc="upper left", fontsize=9, frameon=False)
+    for axis in axes[:, -1]:
+        axis.set_axis_off()
     return figure
 
 
 def _against_work(axis: Any, rows: list[Row], figure: str) -> None:
-    axis.set_xscale("log")
-    lines = {"unpruned": select(rows, method="unpruned")}
-    for method in METHODS:
-        for scheme in ("batched", "full"):
-            found = [row for row in select(rows, method=method, scheme=scheme, stage="tuned") if figure in row.figures]
-            lines[f"{method}, {scheme}"] = found
-    lines["trained small"] = select(rows, method="small")
-    for label, line in lines.items():
-        method = label.partition(",")[0]
-        colour = COLOURS[METHODS.index(method)] if method in METHODS else "#1a202c"
-        style = {"unpruned": "*", "trained small": "s:"}.get(label, "o--" if label.endswith("full") else "o-")
-        if line:
-            line = sorted(line, key=lambda row: row.figures["multiply_adds"].mean)
-            x, y = ([row.figures[name].mean for row in line] for name in ("multiply_adds", figure))
-            axis.errorbar(x, y, [row.figures[figure].sd for row in line], fmt=style, color=colour, label=label, **LINES)
+    ways = list(_ways(rows, figure))
+    for i, (label, style, colour, line) in enumerate(ways):
+        apart = 1 + 0.012 * (i - len(ways) / 2)  # so that the bars of one budget stand side by side
+        x, y = ([row.figures[name].mean for row in line] for name in ("multiply_adds", figure))
+        sd = [row.figures[figure].sd for row in line]
+        axis.errorbar(np.array(x) * apart, y, sd, fmt=style, color=colour, label=label, elinewidth=0.6, **LINES)
+    axis.set_xscale("log", base=2)
+    ticks = sorted({_work(row) for row in select(rows, method="unpruned") + select(rows, method="lasso")})
+    shown = [x for x, after in zip(ticks, [*ticks[1:], math.inf], strict=True) if after > 1.3 * x]
+    axis.set_xticks(shown, [f"{x:,.0f}" for x in shown])
+    axis.minorticks_off()
+
+
+def _ways(rows: list[Row], figure: str) -> Iterator[tuple[str, str, str, list[Row]]]:
+    """Yield label, style, colour and the rows of a line, cheapest model first."""
+    lines = [("unpruned", "*", INK, select(rows, method="unpruned"))]
+    for method, colour in zip(METHODS, COLOURS, strict=False):
+        for scheme, style in (("batched", "o-"), ("full", "^--")):
+            lines.append(
+                (f"{method}, {scheme}", style, colour, select(rows, method=method, scheme=scheme, stage="tuned"))
+            )
+    lines.append(("trained small", "s:", INK, select(rows, method="small")))
+    for label, style, colour, line in lines:
+        known = sorted((row for row in line if figure in row.figures), key=_work)
+        if known:
+            yield label, style, colour, known
+
+
+def _work(row: Row) -> float:
+    return row.figures["multiply_adds"].mean
 
 
 def curves(rows: Sequence[Row]) -> Any:
@@ -122,8 +141,9 @@ def kept(rows: Sequence[Row]) -> Any:
         axis.imshow(share, aspect="auto", cmap="Blues", vmin=0, vmax=1)
         axis.set_xticks(range(len(branches)), [str(row.key["kept"]) for row in branches], rotation=35, ha="right")
         axis.set_yticks(range(len(names)), names, fontsize=6.5)
-        axis.set_title(f"{_title(place or {})}, {budget:g}x", fontsize=10)
+        axis.set_title(f"pruned {budget:g}x", fontsize=10)
         axis.grid(False)
+    figure.suptitle(f"How many seeds kept a channel: {_title(place or {})}", fontsize=10)
     return figure
 
 
@@ -154,4 +174,4 @@ def _model(key: Key) -> str:
 
 
 def _title(place: Key) -> str:
-    return f"{place['data']}, labels after {place['delay']}, width {place['width']}"
+    return f"{place['data']}, labels {place['delay']}, width {place['width']}"

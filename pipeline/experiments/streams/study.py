@@ -1,7 +1,7 @@
 """One training on a recorded stream, and all that is made from it.
 
-The stream is replayed once for each (data, delay, seed); the model is trained by `train`, pruned in every way by
-`prune_on`, and judged on the test part, the last 30 % of the samples. Choices are made on validation, by `train` and
+The stream is replayed once for each (data, delay, seed); the model is trained by `train_on`, pruned in every way by
+`prune_on`, and judged on the test part, the last 30 % of the samples. Choices are made on validation, by `train_on` and
 the fine-tuning themselves: nothing here looks at the test part but to write figures down.
 """
 
@@ -28,7 +28,7 @@ from pipeline.fit import FitOptions
 from pipeline.history import Floats, History, Split
 from pipeline.model import Model
 from pipeline.prune import FINE_TUNING, PruneOptions, prune_on
-from pipeline.train import TrainOptions, check_samples, train
+from pipeline.train import TrainOptions, check_samples, train_on
 
 
 class Subject(NamedTuple):
@@ -105,9 +105,7 @@ def scores_of(model: Model, history: History, hidden: tuple[Floats, Floats]) -> 
 
 def _trained(subject: Subject, options: TrainOptions) -> Trained:
     on = replayed(subject.data, subject.schema, subject.delay, subject.seed, subject.events)
-    model, _ = train(on.recording.schema, on.recording.records, options)
-    inputs = on.history.inputs(model.transform, model.input_keep)
-    return Trained(on, model, inputs, on.history.hidden(model.layers[0], *inputs))
+    return Trained(on, *train_on(on.history, on.split, options))
 
 
 def _fit(fit: FitOptions, subject: Subject) -> FitOptions:
@@ -139,10 +137,9 @@ def _pruned(trained: Trained, key: Key, options: PruneOptions, unpruned: Floats,
         record = _record(trained, key | {"stage": stage}, model, scores, unpruned)
         record.figures["pruning_seconds"] = pruned.seconds
         yield record
-    if options.method == "lasso":
+    if curves and options.method == "lasso":
         yield from _kept(trained.model, pruned.tuned, key)
-        if curves:
-            yield from _curves(trained, key, scores)
+        yield from _curves(trained, key, scores)
 
 
 def _kept(model: Model, pruned: Model, key: Key) -> Iterator[Record]:
