@@ -39,9 +39,12 @@ class Trial(msgspec.Struct, frozen=True):
 
 @lru_cache(maxsize=1)
 def information(trial: Trial) -> Information:
+    return _replay(trial, trial.label_delay)
+
+
+def _replay(trial: Trial, label_delay: str) -> Information:
     options = TrainOptions()
-    recording = open_recording(trial.data, trial.label_delay, trial.seed)
-    return inform(recording, options.shares, options.transform)
+    return inform(open_recording(trial.data, label_delay, trial.seed), options.shares, options.transform)
 
 
 @lru_cache(maxsize=32)
@@ -101,13 +104,11 @@ def _sage(reads: str) -> Callable[[Trial], Floats]:
 
 
 def _ours(trial: Trial) -> Floats:
-    info = information(trial)
-    return ours.fit_ours(info, info.recording, TrainOptions(), trial.seed)
+    return ours.fit_ours(information(trial), TrainOptions(), trial.seed)
 
 
 def _ours_without_labels(trial: Trial) -> Floats:
-    silent = open_recording(trial.data, NEVER, trial.seed)
-    return ours.fit_ours(information(trial), silent, TrainOptions(), trial.seed)
+    return ours.fit_ours(_replay(trial, NEVER), TrainOptions(), trial.seed)
 
 
 def _ours_with_trees(trial: Trial) -> Floats:

@@ -9,7 +9,7 @@ from pipeline.experiments.baselines.information import Information, best_by_vali
 from pipeline.experiments.baselines.trees import probability, standardised
 
 Floats = npt.NDArray[np.float32]
-MLP_GRID: dict[str, tuple[float, ...]] = {"width": (64.0, 128.0), "dropout": (0.5, 0.2), "weight_decay": (0.1, 1.0)}
+MLP_GRID: dict[str, tuple[float, ...]] = {"width": (64.0,), "dropout": (0.5, 0.2), "weight_decay": (0.1, 1.0)}
 LEARNING_RATE = 1e-3
 BATCH = 1024
 EPOCHS = 40

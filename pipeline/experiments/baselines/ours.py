@@ -5,32 +5,18 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.decoder import Decoder
 from pipeline.experiments.baselines.information import Information
 from pipeline.experiments.baselines.trees import probability
-from pipeline.experiments.recordings import Recording
 from pipeline.fit import fit_layer
-from pipeline.history import CHUNK
-from pipeline.model import Model
-from pipeline.scorer import Scorer
-from pipeline.train import TrainOptions, branch_blocks, train
+from pipeline.train import MEMBER_CHANNELS, TrainOptions, branch_blocks, logits, train_on
 
 Floats = npt.NDArray[np.float32]
 
 
-def fit_ours(info: Information, recording: Recording, options: TrainOptions, seed: int) -> Floats:
-    """Train on `recording`, which has the samples of `info`, and score it as serving does.  # (later,)"""
-    model, _ = train(recording.schema, recording.records, seeded(options, seed))
-    scores = np.full(info.history.entries, np.nan, np.float32)
-    scores[info.history.target] = served_scores(model, recording)
-    return scores[info.history.sample_entry[info.later]]
-
-
-def served_scores(model: Model, recording: Recording) -> Floats:
-    """Return the scores of all targets of a recording, in order."""
-    scorer, decoder, records = Scorer(model), Decoder(model.schema), recording.records
-    batches = (decoder.decode(records[i : i + CHUNK])[0] for i in range(0, len(records), CHUNK))
-    return np.concatenate([scorer.score(batch).score for batch in batches])
+def fit_ours(info: Information, options: TrainOptions, seed: int) -> Floats:
+    """Train our model on all that it may read.  # (later,)"""
+    model, _, hidden = train_on(info.history, info.split, seeded(options, seed))
+    return probability(logits(model, info.history, info.later, hidden))
 
 
 def fit_one_layer(info: Information, options: TrainOptions, seed: int) -> Floats:
@@ -56,8 +42,8 @@ def label_columns(info: Information) -> list[int]:
 def _fit_blocks(info: Information, blocks: list[Floats], outputs: int, options: TrainOptions, seed: int) -> Floats:
     """Fit a layer of `outputs` a block and its classifier, by the code that fits each layer of our model."""
     keeps = [np.arange(block.shape[1], dtype=np.int32) for block in blocks]
-    widths = [outputs] * len(blocks)
-    fitted = fit_layer(blocks, keeps, widths, info.truth, info.split, seeded(options, seed).fit, title="layer")
+    fit = replace(seeded(options, seed).fit, members=max(1, options.hidden // MEMBER_CHANNELS))
+    fitted = fit_layer(blocks, keeps, [outputs] * len(blocks), info.truth, info.split, fit, title="layer")
     own, *others = (block[info.later] for block in blocks)
     means = np.stack(others, axis=1) if others else np.empty((len(own), 0, 0), np.float32)
     return probability(fitted.layer.forward(own, means) @ fitted.weight + np.float32(fitted.bias))
