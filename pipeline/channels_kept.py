@@ -16,6 +16,7 @@ A hidden channel that no branch of layer 2 reads is never computed, nor is one t
 n samples, K input channels of a branch, O outputs of a branch.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -44,6 +45,9 @@ class Product(NamedTuple):
 
 
 Ranking = Callable[[Sequence[Product]], Order]
+Ranker = Callable[
+    [list[Order]], list[Order]
+]  # the outputs of a layer that stay -> its input channels ranked, by branch
 
 
 @dataclass
@@ -67,6 +71,7 @@ class Orders(NamedTuple):
 class Work(NamedTuple):
     """What a node costs: the unpruned model's widths, and how its inputs are multiplied."""
 
+    inputs: int  # channels of layer 1's input
     hidden: list[int]  # outputs of layer 1, a branch each
     outputs: list[int]  # of layer 2
     classes: int = 1
@@ -83,10 +88,10 @@ class Work(NamedTuple):
 # ---- rankings ----
 
 
-def ranking(method: str, rng: np.random.Generator, longest: int | None = None) -> Ranking:
-    """Return the function that orders the channels of one or several matrix products that share them."""
+def ranking(method: str, rng: np.random.Generator, budget: float = 1.0) -> Ranking:
+    """Return the function that orders the channels of one or several matrix products that share them, for a budget."""
     if method == "lasso":
-        return lambda products: lasso_order(products, longest)
+        return lambda products: lasso_order(products, longest_path(len(products[0].gram), budget))
     if method == "random":
         return lambda products: rng.permutation(len(products[0].gram))
     if method == "first":
@@ -111,11 +116,14 @@ def lasso_order(products: Sequence[Product], longest: int | None = None) -> Orde
     return np.lexsort((-left, -np.abs(path[:, -1]) * scale, joins))
 
 
-def rank_layer(products: Sequence[Product], rank: Ranking, scheme: str) -> list[Order]:
-    """Rank each branch's input channels; scheme full gives all branches one ranking."""
-    if scheme == "batched":
-        return [rank([product]) for product in products]
-    return [rank(products)] * len(products)
+def ranker(products: Sequence[Product], rank: Ranking, scheme: str) -> Ranker:
+    """Return what ranks each branch's input channels by the outputs that stay; scheme full: one ranking for all."""
+
+    def ranked(outputs: list[Order]) -> list[Order]:
+        read = [Product(p.gram, p.weight[:, kept]) for p, kept in zip(products, outputs, strict=True)]
+        return [rank([product]) for product in read] if scheme == "batched" else [rank(read)] * len(read)
+
+    return ranked
 
 
 def gram(block: npt.NDArray[Any]) -> Matrix:
@@ -129,11 +137,25 @@ def gram(block: npt.NDArray[Any]) -> Matrix:
 # ---- how many of them stay ----
 
 
-def choose(orders: Orders, work: Work, budget: float, scheme: str) -> Plan:
-    """Keep the largest share of every layer's channels that the budget allows; ConfigError where none is small enough.
+def plan_backwards(classifier: Order, second: Ranker, first: Ranker, work: Work, budget: float, scheme: str) -> Plan:
+    """Choose from the classifier back to layer 1: a layer's channels are ranked by those of its outputs that are read.
 
-    budget  the unpruned model's multiply-adds a node over the pruned one's
+    budget  the unpruned model's multiply-adds a node over the pruned one's; ConfigError where it is beyond reach
     """
+    inputs, hidden = ([np.arange(k)] * len(work.hidden) for k in (work.inputs, sum(work.hidden)))
+    plan = _choose(Orders(inputs, hidden, classifier), work, budget, scheme)
+    hidden = second(plan.outputs)
+    plan = _choose(Orders(inputs, hidden, classifier), work, budget, scheme)
+    return _choose(Orders(first(plan.hidden), hidden, classifier), work, budget, scheme)
+
+
+def longest_path(channels: int, budget: float) -> int:
+    """Return how many of its channels a layer keeps at most: inputs and outputs of a matrix shrink alike."""
+    return math.ceil(channels * min(1.0, SELF_SHARE / math.sqrt(budget)))
+
+
+def _choose(orders: Orders, work: Work, budget: float, scheme: str) -> Plan:
+    """Keep the largest share of every layer's channels that the budget allows."""
     unpruned = work.multiply_adds(_plan(orders, work, 1.0, scheme))
     wanted = unpruned / budget
     low, high, best = 0.0, 1.0, _plan(orders, work, 0.0, scheme)
@@ -192,11 +214,26 @@ def joined(channels: list[Order], widths: list[int]) -> Order:
 
 def ridge(x: npt.NDArray[Any], y: npt.NDArray[Any]) -> tuple[Matrix, Matrix]:
     """Return the weight (K, O) and bias (O,) with which x comes closest to y, by ridge least squares."""
+    x_mean, y_mean = _mean(x), _mean(y)
     if x.shape[1] == 0 or y.shape[1] == 0:
-        return np.zeros((x.shape[1], y.shape[1])), y.mean(axis=0, dtype=np.float64)
-    x_mean, y_mean = x.mean(axis=0, dtype=np.float64), y.mean(axis=0, dtype=np.float64)
-    centred = x - x_mean
-    square = centred.T @ centred
-    penalty = RIDGE * max(float(np.trace(square)) / len(square), 1e-12)
-    weight: Matrix = np.linalg.solve(square + penalty * np.eye(len(square)), centred.T @ (y - y_mean))
+        return np.zeros((x.shape[1], y.shape[1])), y_mean
+    centred: Matrix = x - x_mean
+    weight = _solved(centred.T @ centred, centred.T @ (y - y_mean))
     return weight, y_mean - x_mean @ weight
+
+
+def ridge_of_product(product: Product, keep: Order, kept: Order) -> Matrix:
+    """Return the weight by which the kept inputs come closest to the kept outputs of Y = X W; no pass over X."""
+    if not len(keep) or not len(kept):
+        return np.zeros((len(keep), len(kept)))
+    return _solved(product.gram[np.ix_(keep, keep)], product.gram[keep] @ product.weight[:, kept])
+
+
+def _mean(x: npt.NDArray[Any]) -> Matrix:
+    mean: Matrix = x.mean(axis=0, dtype=np.float64)
+    return mean
+
+
+def _solved(square: Matrix, right: Matrix) -> Matrix:
+    penalty = RIDGE * max(float(np.trace(square)) / len(square), 1e-12)
+    return np.asarray(np.linalg.solve(square + penalty * np.eye(len(square)), right), np.float64)

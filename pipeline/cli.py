@@ -135,6 +135,23 @@ def _prune(args: Args) -> dict[str, Any]:
     return {**report, "model": model.version, "out": str(args.out)}
 
 
+def _evaluate(args: Args) -> dict[str, Any]:
+    import msgspec
+
+    from pipeline.experiments.command import Wanted, as_text, evaluate_any
+
+    names = ("budgets", "schemes", "methods", "seeds")
+    found, tables = evaluate_any(
+        Wanted(args.what, {name: value for name in names if (value := getattr(args, name)) is not None}, args.quick),
+        args.work, args.out or args.work, args.page,
+    )  # fmt: skip
+    if not args.json:
+        print(as_text(found, tables))
+        return {}
+    report: dict[str, Any] = msgspec.to_builtins(found)
+    return report
+
+
 def _replay(args: Args) -> dict[str, Any]:
     from pipeline.schema import load_schema
 
@@ -348,6 +365,7 @@ COMMANDS: dict[str, Callable[[Args], dict[str, Any]]] = {
     "import synthetic": _import_synthetic,
     "train": _train,
     "prune": _prune,
+    "evaluate": _evaluate,
     "topics create": _create_topics,
     "topics list": _list_topics,
     "replay": _replay,

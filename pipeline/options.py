@@ -139,11 +139,34 @@ def _add_offline(command: Command) -> None:
     schemes = "batched prunes the relations harder than self; full gives all branches one choice"
     prune.add_argument("--scheme", choices=("batched", "full"), default="batched", help=schemes)
     prune.add_argument("--method", choices=("lasso", "random", "first", "magnitude"), default="lasso")
+    _add_evaluate(command)
     for added in (train, prune):
         wanted = "the threshold: so much of what is called spam shall be spam (default: where F1 is best)"
         added.add_argument("--precision", type=_share, metavar="SHARE", help=wanted)
         added.add_argument("--seed", type=int, default=0)
         added.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="the checkpoint")
+
+
+def _add_evaluate(command: Command) -> None:
+    evaluate = command(
+        "evaluate", "run an experiment: train, prune and judge with several seeds",
+        "graphsieve evaluate graph.npz --budgets 2,4,8 --schemes full,batched --methods lasso,magnitude --seeds 5",
+    )  # fmt: skip
+    evaluate.description = (
+        "Run an experiment of this repository (experiments/*.toml), or the one on whole graphs on any .npz file.\n"
+        "Every finished training is a line in WORK/NAME.jsonl: a run that was stopped goes on."
+    )
+    evaluate.add_argument("what", type=Path, metavar="EXPERIMENT.toml|GRAPH.npz")
+    evaluate.add_argument("--quick", action="store_true", help="of a .toml: what its table [quick] makes smaller")
+    evaluate.add_argument("--budgets", type=_numbers, metavar="N,N", help="of a graph: 4 for a quarter of the work")
+    evaluate.add_argument("--schemes", type=_words, metavar="WORD,WORD", help="of a graph: full, batched")
+    methods = "of a graph: lasso, paper, random, first, magnitude, small"
+    evaluate.add_argument("--methods", type=_words, metavar="WORD,WORD", help=methods)
+    evaluate.add_argument("--seeds", type=_positive, metavar="N", help="how many")
+    work = Path("experiments/work")
+    evaluate.add_argument("--work", type=Path, default=work, metavar="FOLDER", help=f"(default {work})")
+    evaluate.add_argument("--out", type=Path, metavar="FOLDER", help="NAME.json and plots (default: the work folder)")
+    evaluate.add_argument("--page", type=Path, metavar="FILE.md", help="write the tables into their places there")
 
 
 def _add_topics(command: Command) -> None:
@@ -303,6 +326,14 @@ def _add_scored(command: argparse.ArgumentParser) -> None:
 
 def _add_partition(command: argparse.ArgumentParser) -> None:
     command.add_argument("--partition", type=_not_negative, metavar="P", help="of topics that have several: one shard")
+
+
+def _words(text: str) -> list[str]:
+    return text.split(",")
+
+
+def _numbers(text: str) -> list[float]:
+    return [float(word) for word in text.split(",")]
 
 
 def _positive(text: str) -> int:

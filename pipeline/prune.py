@@ -19,15 +19,14 @@ from pipeline.channels_kept import (
     Floats,
     Matrix,
     Order,
-    Orders,
     Plan,
     Product,
     Ranking,
     Work,
-    choose,
     gram,
     joined,
-    rank_layer,
+    plan_backwards,
+    ranker,
     ranking,
     ridge,
 )
@@ -120,13 +119,14 @@ def _check(model: Model, options: PruneOptions) -> None:
 
 def make_plan(model: Model, blocks: tuple[list[Floats], list[Floats]], options: PruneOptions) -> Plan:
     """Rank every layer's channels, then keep the largest share of them that the budget allows."""
-    rank = ranking(options.method, np.random.default_rng(options.fit.seed))
+    rank = ranking(options.method, np.random.default_rng(options.fit.seed), options.budget)
     classifier = _rank_classifier(model, blocks[1], rank)
     first, second = (
-        rank_layer(_products(layer, x), rank, options.scheme) for layer, x in zip(model.layers, blocks, strict=True)
+        ranker(_products(layer, x), rank, options.scheme) for layer, x in zip(model.layers, blocks, strict=True)
     )
     hidden, outputs = ([len(branch.bias) for branch in layer.branches] for layer in model.layers)
-    return choose(Orders(first, second, classifier), Work(hidden, outputs), options.budget, options.scheme)
+    work = Work(len(model.input_keep), hidden, outputs)
+    return plan_backwards(classifier, second, first, work, options.budget, options.scheme)
 
 
 def _rank_classifier(model: Model, blocks: list[Floats], rank: Ranking) -> Order:
@@ -183,7 +183,8 @@ def _finish(
         weight=weight,
         bias=bias,
     )
-    blocks = [b[:, k.keep] for b, k in zip(branch_blocks(small, history.sample_entry), second.branches, strict=True)]
+    samples = zip(branch_blocks(small, history.sample_entry), second.branches, strict=True)
+    blocks = [np.take(b, k.keep, axis=1) for b, k in samples]  # rows that lie together: mini-batches gather them
     large = model.layers[1].forward(*(values[history.sample_entry] for values in hidden))
     fitted = fit_layer(
         blocks, [b.keep for b in second.branches], [len(b.bias) for b in second.branches], history.truth, split,

@@ -56,12 +56,14 @@ def by_quarter(truth: ArrayLike, scores: ArrayLike, ts: ArrayLike) -> list[tuple
     """Return ("2011Q3", figures and count) for each calendar quarter, UTC, with samples in it, in order of time."""
     truth, scores = np.asarray(truth), np.asarray(scores)
     quarter = quarters(ts)
-    found: list[tuple[str, Figures]] = []
-    for number in np.unique(quarter).tolist():
-        chosen = quarter == number
-        figures: Figures = {"count": float(chosen.sum()), "spam": float((truth[chosen] == 1).sum())}
-        found.append((quarter_name(number), figures | stream_figures(truth[chosen], scores[chosen])))
-    return found
+    parts = {number: quarter == number for number in np.unique(quarter).tolist()}
+    return [(quarter_name(n), counted_figures(truth[chosen], scores[chosen])) for n, chosen in parts.items()]
+
+
+def counted_figures(truth: ArrayLike, scores: ArrayLike) -> Figures:
+    """Return the figures, and of how many samples and how much spam they are."""
+    counts: Figures = {"count": float(np.size(truth)), "spam": float(np.count_nonzero(np.asarray(truth) == 1))}
+    return counts | stream_figures(truth, scores)
 
 
 def quarters(ts: ArrayLike) -> npt.NDArray[np.int64]:

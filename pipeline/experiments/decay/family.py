@@ -22,6 +22,7 @@ class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     delay: str = "30d"
     seeds: Annotated[int, Meta(ge=1)] = 5
     width: Annotated[int, Meta(ge=1)] = 16  # channels a branch
+    first: Annotated[float, Meta(gt=0, lt=1)] = 0.7  # the first training comes behind this share of the samples
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -36,7 +37,7 @@ def jobs(settings: Settings) -> list[Job]:
     for one in settings.streams:
         for seed in range(one.seeds):
             rest = (settings.every, settings.epochs, settings.events)
-            subject = Subject(one.data, one.delay, seed, one.width, *rest)
+            subject = Subject(one.data, one.delay, seed, one.width, one.first, *rest)
             found.append(Job(subject._asdict(), partial(retrain.run, subject)))
     return found
 

@@ -6,8 +6,7 @@
     |-- all messages until then -------|-- which scores these |                or, under the policy "never", for ever
 
 A model is trained on the log's prefix, the messages before the first node that it scores, and on nothing else: its
-samples are the nodes whose label had arrived by then, its transform and its early stopping know no others. `first` is
-where the test part of the other experiments begins, the node of rank 70 % among all that get a label.
+samples are the nodes whose label had arrived by then, its transform and its early stopping know no others.
 """
 
 from dataclasses import replace
@@ -17,10 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.durations import parse_duration
-from pipeline.experiments.figures import by_quarter, stream_figures
+from pipeline.evaluate import split_rank
+from pipeline.experiments.figures import by_quarter, counted_figures
 from pipeline.experiments.recordings import Recording, open_recording
 from pipeline.experiments.run import Key, Record
-from pipeline.history import Floats, History, Split
+from pipeline.history import Floats, History
 from pipeline.model import Model
 from pipeline.train import TrainOptions, train
 
@@ -33,6 +33,7 @@ class Subject(NamedTuple):
     delay: str
     seed: int
     width: int  # channels a branch
+    first: float  # share of the samples before the first training
     every: str
     epochs: int | None
     events: int | None
@@ -43,12 +44,12 @@ def run(subject: Subject) -> list[Record]:
     recording = open_recording(subject.data, subject.delay, subject.seed)
     recording = recording._replace(records=recording.records[: subject.events])
     history = History(recording.schema, recording.records)
-    judged = Split.of(len(history.truth), TrainOptions().shares).test
+    judged = slice(split_rank(subject.first, len(history.truth)), len(history.truth))
     truth, ts = history.truth[judged], history.sample_ts[judged]
     key: Key = {"data": subject.data, "delay": subject.delay, "seed": subject.seed}
     records = []
     for policy, scores in both_policies(subject, recording, history, judged).items():
-        parts = [*by_quarter(truth, scores, ts), ("all", stream_figures(truth, scores))]
+        parts = [*by_quarter(truth, scores, ts), ("all", counted_figures(truth, scores))]
         records += [Record(key | {"policy": policy, "quarter": name}, figures) for name, figures in parts]
     return records
 

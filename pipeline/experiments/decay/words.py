@@ -46,8 +46,6 @@ def pairs(rows: Sequence[Row], data: str) -> list[Pair]:
 
 
 def _counts(row: Row) -> list[str]:
-    if "count" not in row.figures:
-        return ["", ""]
     count, spam = row.figures["count"].mean, row.figures["spam"].mean
     return [f"{count:,.0f}", f"{spam / count:.1%}"]
 

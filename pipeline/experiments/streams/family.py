@@ -22,8 +22,7 @@ from pipeline.experiments.page import Results, Table
 from pipeline.experiments.run import Job
 from pipeline.experiments.streams import pictures, study, words
 from pipeline.experiments.streams.study import Subject, Ways
-
-OWN_DELAY = "own"
+from pipeline.experiments.streams.words import OWN_DELAY
 
 
 class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

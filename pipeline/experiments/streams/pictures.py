@@ -15,7 +15,7 @@ import numpy as np
 
 from pipeline.experiments.figures import BINS
 from pipeline.experiments.run import Key
-from pipeline.experiments.streams.words import models, places
+from pipeline.experiments.streams.words import OWN_DELAY, models, places
 from pipeline.experiments.summary import Row, select
 from pipeline.figure import COLOURS, new_figure, save
 
@@ -118,6 +118,7 @@ def calibration(rows: Sequence[Row]) -> Any:
             x, y = ([row.figures[f"{name}_{b}"].mean for b in bins] for name in ("score", "spam"))
             axis.errorbar(x, y, [row.figures[f"spam_{b}"].sd for b in bins], fmt="o-", color=colour,
                           label=_model(row.key), **LINES)  # fmt: skip
+        axis.set_ylim(-0.02, 1.02)
         axis.set_xlabel("mean score of a tenth of the scale")
         axis.set_ylabel("share of spam in it")
         axis.set_title(_title(place), fontsize=10)
@@ -174,4 +175,5 @@ def _model(key: Key) -> str:
 
 
 def _title(place: Key) -> str:
-    return f"{place['data']}, labels {place['delay']}, width {place['width']}"
+    late = "" if place["delay"] == OWN_DELAY else f", labels after {place['delay']}"
+    return f"{place['data']}{late}, width {place['width']}"

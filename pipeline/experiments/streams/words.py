@@ -14,6 +14,7 @@ from pipeline.experiments.run import Key
 from pipeline.experiments.summary import Row, select
 
 PLACE = ("data", "delay", "width")
+OWN_DELAY = "own"  # a stream's labels come when they came
 FIGURES = ("auroc", "ap", "precision_top1", "precision_top5", "recall_at_fpr1", "brier")
 HEADINGS = ("AUROC", "AP", "precision, top 1 %", "top 5 %", "recall at 1 % FPR", "Brier")
 MOST_KEPT = 6  # channels of a branch that the table names

@@ -1,0 +1,67 @@
+"""What `graphsieve evaluate` was given -> an experiment that can run, and its tables as people read them."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from pipeline.errors import ConfigError
+from pipeline.experiments.evaluate import Family, evaluate, family_of, load_settings
+from pipeline.experiments.page import Results, Table
+
+
+class Wanted(NamedTuple):
+    what: Path  # a .toml or a .npz
+    options: dict[str, Any]  # settings by name, of flags that were given
+    quick: bool = False
+
+    @property
+    def command(self) -> str:
+        """Return the command as somebody may type it again."""
+        words = ["graphsieve", "evaluate", str(self.what), *(["--quick"] if self.quick else [])]
+        for name, value in self.options.items():
+            listed = value if isinstance(value, list) else [value]
+            words += [f"--{name}", ",".join(f"{one:g}" if isinstance(one, float) else str(one) for one in listed)]
+        return shlex.join(words)
+
+
+def evaluate_any(wanted: Wanted, work: Path, out: Path, page: Path | None) -> tuple[Results, list[Table]]:
+    """Run what is wanted; ConfigError where nobody can."""
+    family, settings = _family_and_settings(wanted)
+    found = evaluate(wanted.what.stem, family, settings, work, out, wanted.command, page)
+    return found, family.tables(found)
+
+
+def _family_and_settings(wanted: Wanted) -> tuple[Family, Any]:
+    what = wanted.what
+    if what.suffix == ".toml":
+        if wanted.options:
+            names = ", ".join(f"--{name}" for name in wanted.options)
+            raise ConfigError(f"{names}: an experiment says these itself; change {what}, or leave them out")
+        return load_settings(what, wanted.quick)
+    if wanted.quick:
+        raise ConfigError("--quick is for an experiment's .toml; a file of yours takes --seeds 1 and fewer --budgets")
+    if what.suffix == ".npz":
+        family = family_of("graphs")
+        return family, _settings(family, {"graphs": [str(what)]} | wanted.options)
+    raise ConfigError(f"{what}: expected an experiment (.toml) or a graph (.npz)")
+
+
+def _settings(family: Family, values: dict[str, Any]) -> Any:
+    try:
+        return msgspec.convert(values, family.Settings)
+    except msgspec.ValidationError as error:
+        raise ConfigError(str(error)) from None
+
+
+def as_text(found: Results, tables: Sequence[Table]) -> str:
+    """Return the tables with aligned columns."""
+    return "\n\n".join(f"{table.name}\n{_aligned(table)}" for table in tables if table.cells)
+
+
+def _aligned(table: Table) -> str:
+    lines = [list(table.header), *map(list, table.cells)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(table.header))]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
