@@ -228,7 +228,7 @@ def test_without_labels_the_samples_are_the_same_and_the_label_channels_say_noth
 
 def test_tables_and_plots_are_made_from_the_results_alone(tmp_path):
     figures = {name: Spread(0.5, 0.01, 3) for name in ("auroc", "ap")}
-    rows = [Row({"data": data, "method": method}, figures) for data in "ab" for method in ("trees", "ours")]
+    rows = [Row({"data": data, "method": method}, figures) for data in "ab" for method in ("ours", "MLP: one step")]
     results = Results("baselines", "command", "abc", "2026-01-01", "here", 3, rows)
     first, second = family.tables(results)
     assert (first.name, second.name) == ("a", "b")

@@ -81,8 +81,18 @@ def _figures(truth: npt.NDArray[np.int8], scores: Floats, unseen: npt.NDArray[np
 
 def tables(results: Results) -> list[Table]:
     """Return a table a data set: methods down, figures across."""
+    return [_table(name, rows) for name, rows in _by_data(results).items()]
+
+
+def _by_data(results: Results) -> dict[str, list[Row]]:
+    """Return each data set's rows, in the order of `METHODS`."""
+    place = {method: i for i, method in enumerate(METHODS)}
     names = dict.fromkeys(str(row.key["data"]) for row in results.rows)
-    return [_table(name, select(results.rows, data=name)) for name in names]
+    return {name: sorted(select(results.rows, data=name), key=lambda row: place[_method(row)]) for name in names}
+
+
+def _method(row: Row) -> str:
+    return str(row.key["method"])
 
 
 def _table(name: str, rows: list[Row]) -> Table:
@@ -93,25 +103,24 @@ def _table(name: str, rows: list[Row]) -> Table:
 
 def _cells(row: Row, figures: list[str]) -> list[str]:
     found = [row.figures[figure].text() if figure in row.figures else "" for figure in figures]
-    return [str(row.key["method"]), str(max(spread.n for spread in row.figures.values())), *found]
+    return [_method(row), str(max(spread.n for spread in row.figures.values())), *found]
 
 
 def plots(results: Results, folder: Path) -> list[Path]:
     """Draw AUROC and AP of every method, a row of axes a data set; bars are a standard deviation."""
-    names = list(dict.fromkeys(str(row.key["data"]) for row in results.rows))
-    figure, axes = new_figure(columns=2, rows=len(names), width=5.2, height=4.2)
-    for line, name in zip(axes, names, strict=True):
-        for axis, wanted in zip(line, ("auroc", "ap"), strict=True):
-            _draw(axis, f"{name}: {FIGURES[wanted]}", select(results.rows, data=name), wanted)
-        line[1].set_yticklabels([])
+    found = _by_data(results)
+    figure, axes = new_figure(columns=2, rows=len(found), width=5.2, height=3.9)
+    for (left, right), (name, rows) in zip(axes, found.items(), strict=True):
+        _draw(left, f"{name}: AUROC", rows, "auroc")
+        _draw(right, f"{name}: AP", rows, "ap")
+        right.set_yticklabels([])
     return [save(figure, folder / f"{results.name}.png")]
 
 
 def _draw(axis: Any, title: str, rows: list[Row], wanted: str) -> None:
     for y, row in enumerate(rows):
-        method, spread = str(row.key["method"]), row.figures[wanted]
-        colour = COLOURS[1] if method.startswith("ours") else COLOURS[0]
+        spread, colour = row.figures[wanted], COLOURS[1] if _method(row).startswith("ours") else COLOURS[0]
         axis.errorbar(spread.mean, y, xerr=spread.sd, fmt="o", color=colour, capsize=3)
-    axis.set_yticks(range(len(rows)), [str(row.key["method"]) for row in rows])
+    axis.set_yticks(range(len(rows)), [_method(row) for row in rows])
     axis.invert_yaxis()
     axis.set_title(title)
