@@ -141,10 +141,9 @@ def _evaluate(args: Args) -> dict[str, Any]:
     from pipeline.experiments.command import Wanted, as_text, evaluate_any
 
     names = ("budgets", "schemes", "methods", "seeds")
-    found, tables = evaluate_any(
-        Wanted(args.what, {name: value for name in names if (value := getattr(args, name)) is not None}, args.quick),
-        args.work, args.out or args.work, args.page,
-    )  # fmt: skip
+    given = {name: value for name in names if (value := getattr(args, name)) is not None}
+    wanted = Wanted(args.what, given, args.quick, args.schema)
+    found, tables = evaluate_any(wanted, args.work, args.out or args.work, args.page)
     if not args.json:
         print(as_text(found, tables))
         return {}

@@ -153,14 +153,16 @@ def _add_evaluate(command: Command) -> None:
         "graphsieve evaluate graph.npz --budgets 2,4,8 --schemes full,batched --methods lasso,magnitude --seeds 5",
     )  # fmt: skip
     evaluate.description = (
-        "Run an experiment of this repository (experiments/*.toml), or the one on whole graphs on any .npz file.\n"
-        "Every finished training is a line in WORK/NAME.jsonl: a run that was stopped goes on."
+        "Run an experiment of this repository (experiments/*.toml), the one on whole graphs on any .npz file, or the\n"
+        "one on streams on any recorded events. Every finished training is a line in WORK/NAME.jsonl: a run that was\n"
+        "stopped goes on."
     )
-    evaluate.add_argument("what", type=Path, metavar="EXPERIMENT.toml|GRAPH.npz")
+    evaluate.add_argument("what", type=Path, metavar="EXPERIMENT.toml|GRAPH.npz|EVENTS")
+    evaluate.add_argument("--schema", type=Path, help="of events: how messages become the graph")
     evaluate.add_argument("--quick", action="store_true", help="of a .toml: what its table [quick] makes smaller")
-    evaluate.add_argument("--budgets", type=_numbers, metavar="N,N", help="of a graph: 4 for a quarter of the work")
-    evaluate.add_argument("--schemes", type=_words, metavar="WORD,WORD", help="of a graph: full, batched")
-    methods = "of a graph: lasso, paper, random, first, magnitude, small"
+    evaluate.add_argument("--budgets", type=_numbers, metavar="N,N", help="of a file: 4 for a quarter of the work")
+    evaluate.add_argument("--schemes", type=_words, metavar="WORD,WORD", help="of a file: full, batched")
+    methods = "of a file: lasso, random, first, magnitude; of a graph also paper and small"
     evaluate.add_argument("--methods", type=_words, metavar="WORD,WORD", help=methods)
     evaluate.add_argument("--seeds", type=_positive, metavar="N", help="how many")
     work = Path("experiments/work")

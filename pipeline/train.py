@@ -36,16 +36,21 @@ from pipeline.transform import fit_transform
 
 Floats = npt.NDArray[np.float32]
 LEAST_SAMPLES = 100  # fewer labelled targets than this teach nothing
-MEMBER_CHANNELS = 8  # a branch, of one member: four networks of 8 are better on validation than one of 32, or of 16
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    hidden: int = 32  # channels a branch, both layers; MEMBER_CHANNELS of them are a network of their own
+    hidden: int = 32  # channels a branch, both layers
+    member_channels: int = 8  # ... of which so many are a network of their own: four of 8 beat one of 32 on validation
     transform: str = "quantile"
     shares: tuple[float, float, float] = (0.6, 0.1, 0.3)
     precision: float | None = None  # of what is called spam, on validation; None: wherever F1 is best
     fit: FitOptions = field(default_factory=FitOptions)
+
+    @property
+    def members(self) -> int:
+        """How many networks stand side by side."""
+        return max(1, self.hidden // self.member_channels)
 
 
 class Trained(NamedTuple):
@@ -173,7 +178,7 @@ def _fit(
     blocks = branch_blocks(inputs, history.sample_entry)
     keeps = [np.arange(block.shape[1], dtype=np.int32) for block in blocks]
     outputs = [options.hidden] * len(blocks)
-    fit = replace(options.fit, members=max(1, options.hidden // MEMBER_CHANNELS))
+    fit = replace(options.fit, members=options.members)
     return fit_layer(blocks, keeps, outputs, history.truth, split, fit, base=base, title=title)
 
 

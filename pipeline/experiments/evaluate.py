@@ -24,7 +24,7 @@ from pipeline.errors import ConfigError
 from pipeline.experiments.page import Results, Table, gather, insert, write_results
 from pipeline.experiments.run import Job, run_jobs
 
-FAMILIES = ("graphs", "streams", "baselines", "decay")
+FAMILIES = ("graphs", "streams", "baselines", "decay", "detector")
 
 
 class Family(Protocol):
