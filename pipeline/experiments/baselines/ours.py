@@ -8,7 +8,7 @@ import numpy.typing as npt
 from pipeline.experiments.baselines.information import Information
 from pipeline.experiments.baselines.trees import probability
 from pipeline.fit import fit_layer
-from pipeline.train import MEMBER_CHANNELS, TrainOptions, branch_blocks, logits, train_on
+from pipeline.train import TrainOptions, branch_blocks, logits, train_on
 
 Floats = npt.NDArray[np.float32]
 
@@ -42,7 +42,7 @@ def label_columns(info: Information) -> list[int]:
 def _fit_blocks(info: Information, blocks: list[Floats], outputs: int, options: TrainOptions, seed: int) -> Floats:
     """Fit a layer of `outputs` a block and its classifier, by the code that fits each layer of our model."""
     keeps = [np.arange(block.shape[1], dtype=np.int32) for block in blocks]
-    fit = replace(seeded(options, seed).fit, members=max(1, options.hidden // MEMBER_CHANNELS))
+    fit = replace(seeded(options, seed).fit, members=options.members)
     fitted = fit_layer(blocks, keeps, [outputs] * len(blocks), info.truth, info.split, fit, title="layer")
     own, *others = (block[info.later] for block in blocks)
     means = np.stack(others, axis=1) if others else np.empty((len(own), 0, 0), np.float32)
