@@ -168,7 +168,7 @@ def test_every_option_of_the_command_contract_is_in_the_commands_help():
 
 
 def test_results_name_commands_that_exist():
-    commands = {line.split()[1] for block in blocks("docs/results.md", "console") for line in block.splitlines()}
+    commands = {line.split()[1] for block in blocks("docs/performance.md", "console") for line in block.splitlines()}
     told, _ = graphsieve(["--help"], REPOSITORY).communicate()
     assert all(f"\n    {command} " in told for command in commands)
 
