@@ -19,7 +19,7 @@ EXPERIMENT = Path(__file__).parents[1] / "experiments/detector.toml"
 @pytest.fixture(scope="module")
 def results(tmp_path_factory) -> Results:
     _, settings = load_settings(EXPERIMENT, quick=True)
-    settings = msgspec.structs.replace(settings, seeds=1)
+    settings = msgspec.structs.replace(settings, seeds={"synthetic": 1})
     folder = tmp_path_factory.mktemp("detector")
     return evaluate("detector", family, settings, folder, folder, "graphsieve evaluate experiments/detector.toml")
 
