@@ -25,8 +25,8 @@ BUDGETS, METHODS = (2.0, 4.0), ("lasso", "first")
 
 
 def settings_of(path: Path, seeds: int = 2) -> family.Settings:
-    found = family.settings_for(path, SCHEMA, BUDGETS, ["batched"], METHODS, seeds)
-    return msgspec.structs.replace(found, epochs=2)
+    one = family.Study((str(path),), ("own",), (16,), seeds, BUDGETS, ("batched",), METHODS, curves=True)
+    return family.Settings((one,), schema=str(SCHEMA), epochs=2)
 
 
 @pytest.fixture(scope="module")
@@ -163,9 +163,12 @@ def test_the_experiments_settings_are_read_and_the_quick_ones_are_small():
     assert len(family.jobs(quick)) <= 2 and quick.events is not None
 
 
-def test_methods_and_schemes_that_do_not_exist_are_refused(recorded):
-    with pytest.raises(ConfigError, match=r"shop.jsonl: Invalid enum value 'best'"):
-        family.settings_for(recorded, SCHEMA, [4.0], ["batched"], ["best"], 1)
+def test_methods_and_schemes_that_do_not_exist_are_refused(tmp_path):
+    for key, wrong in (("methods", "best"), ("schemes", "halves")):
+        path = tmp_path / f"{key}.toml"
+        path.write_text(f'kind = "streams"\nstudies = [{{ data = ["wide"], {key} = ["{wrong}"] }}]\n')
+        with pytest.raises(ConfigError, match=rf"{key}.toml: Invalid enum value '{wrong}'"):
+            load_settings(path)
 
 
 def test_scores_of_all_samples_are_probabilities(recorded):

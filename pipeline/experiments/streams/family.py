@@ -9,7 +9,7 @@ records     key: data, delay, width, seed, and what it is of:
             kept      a branch of layer 1: figures are its input channels, 1 where it stayed
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,12 +17,10 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from pipeline.errors import ConfigError
 from pipeline.experiments.page import Results, Table
 from pipeline.experiments.run import Job
 from pipeline.experiments.streams import pictures, study, words
 from pipeline.experiments.streams.study import Subject, Ways
-from pipeline.experiments.streams.words import OWN_DELAY
 
 
 class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -42,18 +40,6 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     schema: str = ""  # of files
     epochs: int | None = None  # at most, each fit; None: as train does
     events: int | None = None  # of each stream, the first ones; None: all
-
-
-def settings_for(
-    path: Path, schema: Path, budgets: Sequence[float], schemes: Sequence[str], methods: Sequence[str], seeds: int
-) -> Settings:
-    """Return the settings for a recorded file that nobody here has seen; ConfigError where they make no sense."""
-    one = {"data": [str(path)], "delays": [OWN_DELAY], "seeds": seeds, "curves": True}
-    one |= {"budgets": budgets, "schemes": schemes, "methods": methods}
-    try:
-        return msgspec.convert({"studies": [one], "schema": str(schema)}, Settings)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"cannot evaluate {path}: {error}") from None
 
 
 def jobs(settings: Settings) -> list[Job]:
