@@ -132,7 +132,10 @@ class _Trial:
         seconds += time.perf_counter() - began
         yield record(selected(self.unpruned, plan), stage="selected")
         yield record(small, stage="refitted", more={"pruning_seconds": seconds})
-        options = FitOptions(self.settings.tune_epochs, 0.0015, 4, dropout=0.0, weight_decay=0.0, seed=self.seed)
+        epochs = self.settings.tune_epochs
+        options = FitOptions(
+            epochs, 0.003, epochs, dropout=0.0, weight_decay=0.0, warm_up=True, seed=self.seed
+        )  # fmt: skip
         began = time.perf_counter()
         tuned = fine_tune(small, self.data, self.logits, options, f"{method} {scheme} {budget:g}x")
         more: Figures = {"tuning_seconds": time.perf_counter() - began}
