@@ -16,7 +16,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 # Test processes; the tests of a file stay together, for they share what takes long to make.
 WORKERS ?= 2
 
-.PHONY: help install demo kafka stack stack-stop test lint format bench trials image-test clean
+.PHONY: help install demo kafka stack stack-stop test lint format bench experiments trials image-test clean
 
 help: ## say what there is
 	@echo "make TARGET; every target installs into $(VENV) first, once"
@@ -61,6 +61,12 @@ format: install ## let ruff sort the imports and format the code
 
 bench: install ## events/s from the log to committed scores, and where the time goes
 	@$(BIN)/graphsieve bench embedded --json
+
+# In the order of what they cost; each goes on where it was stopped.
+experiments: install ## accuracy: run every experiment, write docs/results and the tables of docs/results.md; hours
+	@for name in detector baselines streams decay graphs; do \
+		$(BIN)/graphsieve evaluate experiments/$$name.toml --out docs/results --page docs/results.md || exit; \
+	done
 
 trials: install ## what takes long, whole: kills, mutated messages, real data, ten million events
 	@$(BIN)/pytest -m trial --capture=no --verbose

@@ -29,6 +29,7 @@ from pipeline.config import Config
 from pipeline.decoder import Decoder, media_type
 from pipeline.errors import LogError, SnapshotError, UnsoundSnapshot
 from pipeline.events import BadEvent, EventBatch, bad_event
+from pipeline.explain import Explainer
 from pipeline.graph_state import EXPIRED
 from pipeline.live.recent import Recent
 from pipeline.log import PACKED, Log, Move, Read, Record, Underway, clip, read_before
@@ -76,7 +77,10 @@ class ScoreConsumer:
         self._topic = self.config.topics.events
         self._version = self.model.version
         form, threshold = self.config.scores.format, self.model.threshold
-        self._writer = ScoreWriter(self._version, self.model.schema.fingerprint, threshold, form)
+        explainer = Explainer(self.model) if self.config.scores.explain else None
+        self._explain = explainer.of_spam if explainer else None
+        players = explainer.players if explainer else []
+        self._writer = ScoreWriter(self._version, self.model.schema.fingerprint, threshold, form, players)
         self.beat = self.monotonic()
         self.stats.sending = self.log.sending
         self.scorer = Scorer(self.model, self.monotonic)
@@ -193,7 +197,7 @@ class ScoreConsumer:
         records = [record for record, _ in batch]
         events, bad = self._decoder.decode(records)
         times.append(self.monotonic())
-        scored = self.scorer.score(events)
+        scored = self.scorer.score(events, self._explain)
         bad = sorted(
             [*bad, *expired(self.model.schema, events, scored, records)],
             key=lambda event: (event.position, event.index),

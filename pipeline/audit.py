@@ -9,7 +9,7 @@ import numpy.typing as npt
 from pipeline.decoder import Decoder
 from pipeline.errors import LogError
 from pipeline.events import EventBatch
-from pipeline.log import Log, read_to_end
+from pipeline.log import Log, check_history, read_to_end
 from pipeline.messages import ScoreMessage, ScoreReader
 from pipeline.model import Model
 from pipeline.twin import Twin
@@ -43,7 +43,7 @@ def audit(
     published = _sample(list(_published(reader, log, scores_topic, model.version)), sample)
     if not published:
         raise LogError(f"no score of model {model.version} in topic {scores_topic!r}; score the log with it first")
-    _check_history(log, group, events_topic)
+    check_history(log, group, events_topic)
     last = max(position for position, _ in published)
     twin, decoder = Twin(model), Decoder(model.schema)
     result = Audit(0, 0.0, None, reader.unreadable)
@@ -56,16 +56,6 @@ def audit(
         missing = len(published) - result.compared
         raise LogError(f"{missing} published scores are of events that the twin scores not; the log is not theirs")
     return result
-
-
-def _check_history(log: Log, group: str, topic: str) -> None:
-    """Refuse a log that no longer has all events from where the group began: every later score rests on them."""
-    begin, start = log.begin(topic), log.committed(group, topic).start
-    if begin > start:
-        raise LogError(
-            f"topic {topic!r} begins at {begin}, but group {group!r} began at {start}: what its first scores rest on "
-            "is gone; audit a recording that was made in time, or keep the topic longer"
-        )
 
 
 def _compare(twin: Twin, events: EventBatch, published: dict[Place, ScoreMessage], result: Audit) -> None:

@@ -275,6 +275,41 @@ def _audit(args: Args) -> dict[str, Any]:
     return report
 
 
+def _explain(args: Args) -> dict[str, Any]:
+    from pipeline.explained import as_report, explanation
+    from pipeline.explained_text import lines
+    from pipeline.logs import say
+    from pipeline.model import load_model
+    from pipeline.retrace import find_moment
+    from pipeline.snapshot_store import look_into_shard_store
+
+    if args.out is not None and args.out.suffix != ".png":
+        raise ConfigError(f"--out {args.out}: expected a name that ends in .png")
+    config, model = _config(args), load_model(args.model)
+    log = _existing_log(args, config)
+    store = look_into_shard_store(args.state, args.log, config, args.partition or 0) if args.state else None
+    try:
+        with _progress("explain", "message") as bar:
+
+            def show(done: int, total: int) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            where = config.score.group, config.topics.events, args.id, args.position
+            explained = explanation(model, find_moment(model, log, *where, store, say, show))
+    finally:
+        log.close()
+    report = as_report(explained)
+    if args.out is not None:
+        from pipeline.explained_drawing import draw
+
+        report["picture"] = str(draw(explained, args.out))
+    if args.json:
+        return report
+    print(*lines(explained, model.schema), sep="\n")
+    return {}
+
+
 def _record(args: Args) -> dict[str, Any]:
     from pipeline.log import JSON, read_to_end
     from pipeline.log_url import is_kafka
@@ -372,6 +407,7 @@ COMMANDS: dict[str, Callable[[Args], dict[str, Any]]] = {
     "quality": _quality,
     "record": _record,
     "audit": _audit,
+    "explain": _explain,
     "inspect": _inspect,
     "doctor": _doctor,
     "top": _top,

@@ -51,6 +51,7 @@ class Topics(Struct, frozen=True, forbid_unknown_fields=True):
 
 class Scores(Struct, frozen=True, forbid_unknown_fields=True):
     format: Literal["single", "packed"] = "single"
+    explain: bool = False
 
 
 class Kafka(Struct, frozen=True, forbid_unknown_fields=True):

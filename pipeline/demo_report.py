@@ -1,4 +1,4 @@
-"""What the demo found, as a table and a picture; the only module that imports matplotlib.
+"""What the demo found, as a table and a picture.
 
     judged   (n,) event time, score, truth: the published scores of the unseen part that a label judges
 
@@ -10,12 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib
 import numpy as np
 import numpy.typing as npt
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
+from pipeline.figure import new_mosaic, save, styled
 from pipeline.stats import STAGES
 
 Report = dict[str, Any]
@@ -119,15 +117,14 @@ def _row(name: str, before: float, after: float, form: str) -> str:
 
 def draw(report: Report, before: Judged, after: Judged, path: Path) -> None:
     """Draw the report: ROC, pruning curve, latency, and the scores as they were published."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(16, 10), dpi=100, layout="constrained")
-        grid = figure.add_gridspec(2, 3, height_ratios=(1.0, 0.95))
+    with styled(STYLE):
+        figure, axes = new_mosaic([["roc", "curve", "latency"], ["stream"] * 3], 16.0, 10.0, heights=(1.0, 0.95))
         figure.suptitle(_headline(report), x=0.012, ha="left", fontsize=17, fontweight="bold")
-        _draw_roc(figure.add_subplot(grid[0, 0]), report, before, after)
-        _draw_curve(figure.add_subplot(grid[0, 1]), report)
-        _draw_latency(figure.add_subplot(grid[0, 2]), report)
-        _draw_stream(figure.add_subplot(grid[1, :]), after, report["after"]["threshold"])
-        figure.savefig(path, facecolor="white", pil_kwargs={"optimize": True})
+        _draw_roc(axes["roc"], report, before, after)
+        _draw_curve(axes["curve"], report)
+        _draw_latency(axes["latency"], report)
+        _draw_stream(axes["stream"], after, report["after"]["threshold"])
+        save(figure, path, dpi=100)
 
 
 def _headline(report: Report) -> str:
@@ -138,7 +135,7 @@ def _headline(report: Report) -> str:
     )
 
 
-def _draw_roc(axes: Axes, report: Report, before: Judged, after: Judged) -> None:
+def _draw_roc(axes: Any, report: Report, before: Judged, after: Judged) -> None:
     served = f"pruned {report['served']}x"
     for judged, key, name, colour, width in (
         (before, "before", "unpruned", GREY, 5.0),
@@ -155,7 +152,7 @@ def _draw_roc(axes: Axes, report: Report, before: Judged, after: Judged) -> None
     axes.legend(loc="lower right")
 
 
-def _draw_curve(axes: Axes, report: Report) -> None:
+def _draw_curve(axes: Any, report: Report) -> None:
     curve, whole = report["curve"], report["curve"][0]["lasso"]
     start = (whole["multiply_adds_before"], whole["before"]["ap"])
     for method, colour, name in (("random", ORANGE, "channels chosen at random"), ("lasso", BLUE, "by the LASSO")):
@@ -172,7 +169,7 @@ def _draw_curve(axes: Axes, report: Report) -> None:
     axes.legend(loc="lower left")
 
 
-def _draw_latency(axes: Axes, report: Report) -> None:
+def _draw_latency(axes: Any, report: Report) -> None:
     names = list(report["latency_buckets"])
     shares = np.diff([0, *report["latency_buckets"].values()]) / max(report["latency_buckets"]["+Inf"], 1)
     used = np.flatnonzero(shares >= 0.001)
@@ -190,7 +187,7 @@ def _draw_latency(axes: Axes, report: Report) -> None:
     axes.set(xlabel="ms, the buckets of /metrics", ylabel="% of scores")
 
 
-def _draw_stream(axes: Axes, judged: Judged, threshold: float) -> None:
+def _draw_stream(axes: Any, judged: Judged, threshold: float) -> None:
     """Every judged score at its time, in log-odds; spam over the rest."""
     days = (judged.ts - judged.ts.min()) / 86400.0
     for spam, colour, size, name in ((False, GREY, 9, "honest"), (True, RED, 14, "spam")):

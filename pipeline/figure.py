@@ -1,12 +1,13 @@
 """Pictures: the only module that imports matplotlib. No display, one look for all."""
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt
+from matplotlib import pyplot as plt  # the backend is chosen first
 
 COLOURS = ("#2b6cb0", "#c05621", "#2f855a", "#805ad5", "#b7791f", "#718096", "#c53030")
 
@@ -20,9 +21,20 @@ def new_figure(columns: int = 1, rows: int = 1, width: float = 5.0, height: floa
     return figure, axes
 
 
-def save(figure: Any, path: Path) -> Path:
+def new_mosaic(rows: list[Any], width: float, height: float, heights: tuple[float, ...]) -> tuple[Any, Any]:
+    """Return a figure and its axes by name, as `rows` of names lay them out; a name that stands there twice spans."""
+    return plt.subplot_mosaic(rows, figsize=(width, height), height_ratios=heights, layout="constrained")
+
+
+def styled(settings: dict[Any, Any]) -> AbstractContextManager[None]:
+    """Return a context in which figures are made and saved with other settings of matplotlib."""
+    return matplotlib.rc_context(settings)
+
+
+def save(figure: Any, path: Path, dpi: int = 110) -> Path:
     """Write the figure as PNG and forget it."""
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    if figure.get_layout_engine() is None:  # none has laid it out yet
+        figure.tight_layout()
+    figure.savefig(path, dpi=dpi, pil_kwargs={"optimize": True})
     plt.close(figure)
     return path

@@ -68,7 +68,9 @@ class _Linear(nn.Module):
         return nn.functional.linear(x, self.weight, self.bias)
 
 
-class _Network(nn.Module):
+class Network(nn.Module):
+    """The members side by side, on standardised inputs."""
+
     own: torch.Tensor  # (M, H) 1 where the channel is the member's
 
     def __init__(self, widths: Sequence[int], outputs: Sequence[int], members: int, dropout: float) -> None:
@@ -113,7 +115,7 @@ def fit_layer(
     torch.manual_seed(options.seed)
     scales = [_scale(block[split.train]) for block in blocks]
     tensors = [torch.from_numpy((b - mean) / deviation) for b, (mean, deviation) in zip(blocks, scales, strict=True)]
-    network = _Network([b.shape[1] for b in blocks], outputs, options.members, options.dropout)
+    network = Network([b.shape[1] for b in blocks], outputs, options.members, options.dropout)
     if base is None:
         share = float(truth[split.train].mean())
         nn.init.constant_(network.classifier.bias, math.log(share / (1.0 - share)))  # probabilities from the first step
@@ -135,7 +137,7 @@ class _Samples(NamedTuple):
     truth: npt.NDArray[np.int8]  # (n,) by which validation judges
 
 
-def _train(network: _Network, samples: _Samples, split: Split, options: FitOptions, title: str) -> tuple[float, int]:
+def _train(network: Network, samples: _Samples, split: Split, options: FitOptions, title: str) -> tuple[float, int]:
     """Train and leave the best epoch's parameters in `network`; return its average precision and number."""
     decayed = [p for p in network.parameters() if p.ndim > 1]
     plain = [p for p in network.parameters() if p.ndim == 1]
@@ -160,7 +162,7 @@ def _train(network: _Network, samples: _Samples, split: Split, options: FitOptio
     return best_ap, best_epoch
 
 
-def _step(network: _Network, samples: _Samples, chosen: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
+def _step(network: Network, samples: _Samples, chosen: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
     optimizer.zero_grad()
     said = samples.base[chosen, None] + network([block[chosen] for block in samples.blocks])  # (b, M)
     wanted = samples.wanted[chosen, None].expand_as(said)
@@ -169,7 +171,7 @@ def _step(network: _Network, samples: _Samples, chosen: torch.Tensor, optimizer:
     optimizer.step()
 
 
-def _validation_ap(network: _Network, samples: _Samples, split: Split) -> float:
+def _validation_ap(network: Network, samples: _Samples, split: Split) -> float:
     network.eval()
     with torch.no_grad():
         said = network([block[split.validation] for block in samples.blocks]).mean(dim=1)
@@ -177,7 +179,7 @@ def _validation_ap(network: _Network, samples: _Samples, split: Split) -> float:
     return 0.0 if np.isnan(ap) else ap
 
 
-def _copy(network: _Network) -> dict[str, torch.Tensor]:
+def _copy(network: Network) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in network.state_dict().items()}
 
 
@@ -188,7 +190,7 @@ def _scale(block: Floats) -> tuple[Floats, Floats]:
     return mean.astype(np.float32), deviation.astype(np.float32)
 
 
-def _output_scale(network: _Network, blocks: list[torch.Tensor], split: Split) -> tuple[Doubles, Doubles]:
+def _output_scale(network: Network, blocks: list[torch.Tensor], split: Split) -> tuple[Doubles, Doubles]:
     """Mean and deviation of the hidden channels over the training part."""
     with torch.no_grad():
         hidden = network.hidden([block[split.train] for block in blocks]).double().numpy()
@@ -196,7 +198,7 @@ def _output_scale(network: _Network, blocks: list[torch.Tensor], split: Split) -
 
 
 def _fold(
-    network: _Network,
+    network: Network,
     keeps: Sequence[npt.NDArray[np.int32]],
     scales: list[tuple[Floats, Floats]],
     blocks: list[torch.Tensor],
@@ -216,7 +218,7 @@ def _fold(
 
 
 def _unfold(
-    network: _Network,
+    network: Network,
     start: tuple[Layer, Floats, float],
     scales: list[tuple[Floats, Floats]],
     blocks: list[torch.Tensor],

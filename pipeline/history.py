@@ -27,6 +27,7 @@ from pipeline.graph import Applied, Graph
 from pipeline.lists import Lists
 from pipeline.log import Record
 from pipeline.model import Layer
+from pipeline.operations import Operations
 from pipeline.schema import Schema
 from pipeline.scorer import raw_channels, run_lists
 from pipeline.transform import Transform
@@ -77,24 +78,24 @@ class History:
             self.events += len(batch)
             self.bad += len(bad)
             first_bad = first_bad or next(iter(bad), None)
+        self.entry_ids = entry_ids  # (N,) the node that each entry is of
         self.entries = len(entry_ids)
         if not self.entries:
             why = f"; the first bad one: {first_bad.reason}, {first_bad.detail}" if first_bad else ""
             raise DataError(f"no node event that fits the schema among {self.events + self.bad} events{why}")
-        self._find_samples(entry_ids, np.concatenate(order), np.concatenate(target), labels)
+        self._find_samples(np.concatenate(order), np.concatenate(target), labels)
         self.sample_ts = np.concatenate(ts)[self.sample_entry]  # (n,) event time, seconds since the epoch
         self.sample_position = np.concatenate(position)[self.sample_entry]  # (n,) of its message in the log
 
     def _find_samples(
         self,
-        ids: list[str],
         order: npt.NDArray[np.int64],
         target: npt.NDArray[np.bool_],
         labels: dict[str, list[tuple[int, int]]],
     ) -> None:
         samples, truth = [], []
         for entry in np.flatnonzero(target).tolist():
-            later = [label for when, label in labels.get(ids[entry], ()) if when > order[entry]]
+            later = [label for when, label in labels.get(self.entry_ids[entry], ()) if when > order[entry]]
             if later:
                 samples.append(entry)
                 truth.append(later[0])
@@ -120,13 +121,21 @@ class History:
 
     def hidden(self, layer: Layer, own: Floats, means: Floats) -> tuple[Floats, Floats]:
         """Run stages B and C with layer 1 on its inputs; return what layer 2 reads.  # (N, H), (N, R, H)"""
-        cache, lists = Cache(layer.width), Lists(layer.width)
-        h = np.empty((self.entries, layer.width), np.float32)
-        h_means = np.empty((self.entries, means.shape[1], layer.width), np.float32)
+        h = layer.forward(own, means)
+        return h, self.means_of(h)
+
+    def means_of(self, values: Floats) -> Floats:
+        """Return, for each entry, the means over its lists of the members' `values`.  # (N, W) -> (N, R, W)"""
+        cache, lists = Cache(values.shape[1]), Lists(values.shape[1])
+        means = np.empty((self.entries, len(self.schema.relations), values.shape[1]), np.float32)
         for place, applied, _ in self._walk():
-            h[place] = layer.forward(own[place], means[place])
-            h_means[place] = run_lists(applied, h[place], cache, lists)
-        return h, h_means
+            means[place] = run_lists(applied, values[place], cache, lists)
+        return means
+
+    def operations(self) -> Iterator[tuple[int, Operations]]:
+        """Yield the operation logs in order, each with the number of its first entry."""
+        for place, applied, _ in self._walk():
+            yield place.start, applied.operations
 
     def _walk(self) -> Iterator[tuple[slice, Applied, Floats]]:
         start = 0

@@ -171,6 +171,16 @@ def clip(read: Read, end: int) -> Read:
     return Read([record for record in read.records if record.position < end], end, read.end)
 
 
+def check_history(log: Log, group: str, topic: str) -> None:
+    """Refuse a log that no longer has all events from where the group began: every later score rests on them."""
+    begin, start = log.begin(topic), log.committed(group, topic).start
+    if begin > start:
+        raise LogError(
+            f"topic {topic!r} begins at {begin}, but group {group!r} began at {start}: what its first scores rest on "
+            "is gone; take a recording that was made in time, or keep the topic longer"
+        )
+
+
 def check_moves(group: str, moves: Mapping[str, Move], committed: Mapping[str, int]) -> None:
     """Refuse a commit of a group that another consumer has moved meanwhile."""
     for topic, move in moves.items():

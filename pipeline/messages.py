@@ -7,6 +7,8 @@
 Both forms of a score say the same to the last bit: a packed message holds the exact float32 score, and whoever reads it
 makes of it what a single one says, the verdict first and then the score rounded to 8 digits.
 
+Where scores are explained, those that are spam say why (`explain`), the largest contribution first.
+
 Id, position, index and model name a score, so readers can drop repeats. Headers tell model, schema and reason, so that
 readers can choose without decoding.
 """
@@ -21,6 +23,7 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec import UNSET, UnsetType
 
 from pipeline.events import REASONS, BadEvent, EventBatch
 from pipeline.log import JSON, Headers, Message, Record
@@ -42,6 +45,8 @@ class ScoreMessage(msgspec.Struct, frozen=True, gc=False):
     position: int  # of the event's message in the events topic
     index: int  # of the event in a packed message
     scored_at: float  # seconds since the epoch
+    # Of spam, where scores are explained: what `self` and each relation added to the log-odds, the largest first.
+    why: tuple[tuple[str, float], ...] | UnsetType = UNSET
 
 
 class DeadLetter(msgspec.Struct, omit_defaults=True):
@@ -68,6 +73,9 @@ class _Packed(msgspec.Struct):
     ts: bytes
     position: bytes
     index: bytes
+    # Where scores are explained: who adds to them, and for each that is spam, in order, what each of these adds.
+    players: list[str] | UnsetType = UNSET
+    why: bytes | UnsetType = UNSET  # <f4
 
 
 _BUFFERS = {"score": "<f4", "ts": "<f8", "position": "<i8", "index": "<i4"}
@@ -87,12 +95,15 @@ class _Columns:
     ts: npt.NDArray[np.float64]
     position: npt.NDArray[np.int64]
     index: npt.NDArray[np.int32]
+    players: Sequence[str] = ()
+    why: npt.NDArray[np.float32] | None = None  # (B, P) in the order of `players`, nan where it is no spam
 
     def __len__(self) -> int:
         return len(self.id)
 
     def part(self, start: int, stop: int) -> "_Columns":
-        return _Columns(**{name: column[start:stop] for name, column in vars(self).items()})
+        columns = {name: column[start:stop] for name, column in vars(self).items() if name in ("id", *_BUFFERS)}
+        return _Columns(**columns, players=self.players, why=None if self.why is None else self.why[start:stop])
 
     def is_spam(self, threshold: float) -> npt.NDArray[np.bool_]:
         return self.score.astype(np.float64) >= threshold
@@ -103,14 +114,29 @@ class _Columns:
         spam, ts = self.is_spam(threshold).tolist(), self.ts.tolist()
         position, index = self.position.tolist(), self.index.tolist()
         same = repeat(threshold), repeat(model)
-        return map(ScoreMessage, self.id, score, spam, *same, ts, position, index, repeat(scored_at))
+        said = (self.id, score, spam, *same, ts, position, index, repeat(scored_at))
+        return map(ScoreMessage, *said) if self.why is None else map(ScoreMessage, *said, self._reasons(spam))
+
+    def _reasons(self, spam: list[bool]) -> Iterator[tuple[tuple[str, float], ...] | UnsetType]:
+        assert self.why is not None
+        order = np.argsort(-np.abs(self.why), axis=1, kind="stable").tolist()
+        added = (self.why.astype(np.float64).round(4) + 0.0).tolist()  # no -0.0
+        for one, places, is_spam in zip(added, order, spam, strict=True):
+            yield tuple((self.players[place], one[place]) for place in places) if is_spam else UNSET
 
 
 class ScoreWriter:
     """Writes the scores of one model."""
 
-    def __init__(self, model: str, schema: str, threshold: float, form: Literal["single", "packed"]) -> None:
-        self._model, self._schema, self._threshold = model, schema, threshold
+    def __init__(
+        self,
+        model: str,
+        schema: str,
+        threshold: float,
+        form: Literal["single", "packed"],
+        players: Sequence[str] = (),  # who adds to scores that are explained
+    ) -> None:
+        self._model, self._schema, self._threshold, self._players = model, schema, threshold, list(players)
         about = (("model", model.encode()), ("schema", schema.encode()))
         # One object in all messages, so that a log need not translate it for each.
         self._headers: Headers = about if form == "packed" else (("content-type", JSON.encode()), *about)
@@ -120,7 +146,8 @@ class ScoreWriter:
         """Return the messages for the scores of `events`, and which of these are spam."""
         place = scored.event
         ids = events.id if len(place) == len(events) else [events.id[i] for i in place.tolist()]
-        columns = _Columns(ids, scored.score, events.ts[place], events.position[place], events.index[place])
+        where = events.ts[place], events.position[place], events.index[place]
+        columns = _Columns(ids, scored.score, *where, self._players, scored.why)
         return list(self._write(columns, now)), columns.is_spam(self._threshold)
 
     def _single(self, columns: _Columns, now: float) -> Iterator[Message]:
@@ -133,7 +160,11 @@ class ScoreWriter:
         if not count:
             return
         buffers = {name: getattr(columns, name).astype(form).tobytes() for name, form in _BUFFERS.items()}
-        value = _encode_packed(_Packed(self._model, self._schema, self._threshold, now, columns.id, **buffers))
+        packed = _Packed(self._model, self._schema, self._threshold, now, columns.id, **buffers)
+        if columns.why is not None:
+            packed.players = self._players
+            packed.why = columns.why[columns.is_spam(self._threshold)].astype("<f4").tobytes()
+        value = _encode_packed(packed)
         if count > 1 and len(value) > MAX_BYTES:
             yield from self._packed(columns.part(0, count // 2), now)
             yield from self._packed(columns.part(count // 2, count), now)
@@ -165,7 +196,18 @@ def _unpacked(value: bytes) -> Iterator[ScoreMessage]:
     columns = _Columns(packed.id, **numbers)
     if {len(column) for column in numbers.values()} != {len(columns)} or not np.isfinite(columns.score).all():
         raise ValueError("columns of different lengths, or a score that is no number")
+    if packed.why and packed.players:
+        _read_why(columns, packed.players, np.frombuffer(packed.why, "<f4"), packed.threshold)
     return columns.each(packed.threshold, packed.model, packed.scored_at)
+
+
+def _read_why(columns: _Columns, players: list[str], why: npt.NDArray[np.float32], threshold: float) -> None:
+    """Give each score that is spam its reasons; ValueError where they are not as many."""
+    spam = columns.is_spam(threshold)
+    columns.players, columns.why = players, np.full((len(columns), len(players)), np.nan, np.float32)
+    columns.why[spam] = why.reshape(int(spam.sum()), len(players))
+    if not np.isfinite(columns.why[spam]).all():
+        raise ValueError("a reason that is no number")
 
 
 _REASON_HEADERS: dict[str, Headers] = {reason: (("reason", reason.encode()),) for reason in REASONS}

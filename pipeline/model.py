@@ -52,6 +52,10 @@ class Branch:
         if self.weight.shape != (len(self.keep), len(self.bias)):
             raise ValueError(f"weight {self.weight.shape}, expected {(len(self.keep), len(self.bias))}")
 
+    def forward(self, values: Floats) -> Floats:
+        """Return its part of the layer's outputs.  # (..., W) -> (..., O)"""
+        return np.asarray(np.maximum(values[..., self.keep] @ self.weight + self.bias, 0.0))
+
 
 @dataclass
 class Layer:
@@ -94,11 +98,14 @@ class Model:
     threshold: float
     report: dict[str, Any] = field(default_factory=dict)  # training, pruning, metrics: for people
 
+    def logits(self, h2: Floats) -> Floats:
+        """Return the log-odds of the scores.  # (B, H2) -> (B,)"""
+        return np.asarray(h2 @ self.weight + np.float32(self.bias))
+
     def classify(self, h2: Floats) -> Floats:
         """Return scores.  # (B, H2) -> (B,)"""
-        logits = h2 @ self.weight + np.float32(self.bias)
         # exp of a clipped logit neither overflows nor loses anything float32 could show.
-        scores: Floats = (1.0 / (1.0 + np.exp(-np.clip(logits, -80.0, 80.0)))).astype(np.float32)
+        scores: Floats = (1.0 / (1.0 + np.exp(-np.clip(self.logits(h2), -80.0, 80.0)))).astype(np.float32)
         return scores
 
     @property

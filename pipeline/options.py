@@ -260,6 +260,25 @@ def _add_looking(command: Command) -> None:
     audit.add_argument("--group", help="the scoring group")
     _add_scored(audit)
     _add_partition(audit)
+    explain = command(
+        "explain", "say why a node has its score, in words, numbers and a drawing",
+        "graphsieve explain --model model4 --log sqlite:log.db --id r17 --out r17.png",
+    )  # fmt: skip
+    explain.description = (
+        "Replay a log up to a node's event, and split its score over what the event said and each relation, with the\n"
+        "lists that it read. docs/explain.md says how to read it. Publishes nothing, moves no position."
+    )
+    explain.add_argument("--model", type=Path, required=True)
+    explain.add_argument("--log", required=True, metavar="LOG", help=LOG)
+    explain.add_argument("--id", required=True, help="of the node, as its event names it")
+    which = "of the event whose score is explained (default: the node's last one)"
+    explain.add_argument("--position", type=_not_negative, metavar="P", help=which)
+    begun = "begin at a snapshot of the consumer's where one is early enough (default: at the log's beginning)"
+    explain.add_argument("--state", metavar="DIR|URL", help=begun)
+    explain.add_argument("--events", dest="events_topic", metavar="TOPIC[,TOPIC]", help="several are merged into one")
+    explain.add_argument("--group", help="the scoring group")
+    explain.add_argument("--out", type=Path, metavar="FILE.png", help="draw it")
+    _add_partition(explain)
     inspect = command("inspect", "say what is in a checkpoint, snapshot or log", "graphsieve inspect model4")
     inspect.add_argument("what", metavar="MODEL|STATE|LOG", help=f"a folder, a recorded file, {LOG}")
     inspect.add_argument("--group", help="of a log: only this one (default: all)")

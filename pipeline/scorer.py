@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from pipeline.cache import Cache
 from pipeline.events import SCORE, EventBatch
+from pipeline.explain import Seen
 from pipeline.graph import Applied, Graph, capacities
 from pipeline.lists import Lists
 from pipeline.model import Model
@@ -24,6 +25,7 @@ from pipeline.room import with_room
 from pipeline.transform import Transform
 
 Floats = npt.NDArray[np.float32]
+Explain = Callable[[Seen, Floats], Floats | None]  # what B targets read, their scores -> (B, P) or nothing
 
 
 @dataclass
@@ -35,6 +37,7 @@ class Scored:
     score: Floats  # (B,)
     outcome: npt.NDArray[np.uint8]  # (n,) see graph.OUTCOMES
     stage_seconds: dict[str, float]  # A, B, C, D
+    why: Floats | None = None  # (B, P) what each player adds to the logit, nan where not told; None: nobody asked
 
 
 class Scorer:
@@ -47,8 +50,8 @@ class Scorer:
         self.inputs, self.input_lists = Cache(len(model.input_keep)), Lists(len(model.input_keep))
         self.hidden, self.hidden_lists = Cache(model.layers[0].width), Lists(model.layers[0].width)
 
-    def score(self, events: EventBatch) -> Scored:
-        """Apply `events` and score their targets."""
+    def score(self, events: EventBatch, explain: Explain | None = None) -> Scored:
+        """Apply `events`, score their targets, and let `explain` say why."""
         times = [self._clock()]
         applied = self.graph.apply(events)
         x = read_inputs(self.model.transform, self.model.input_keep, events, applied, self.inputs)
@@ -56,14 +59,18 @@ class Scorer:
         times.append(self._clock())
         h = self.model.layers[0].forward(x, means)
         times.append(self._clock())
-        means = run_lists(applied, h, self.hidden, self.hidden_lists)
+        hidden_means = run_lists(applied, h, self.hidden, self.hidden_lists)
         times.append(self._clock())
         targets = np.flatnonzero(events.target[applied.entry_event])
-        score = self.model.classify(self.model.layers[1].forward(h[targets], means[targets]))
+        score = self.model.classify(self.model.layers[1].forward(h[targets], hidden_means[targets]))
+        why = None
+        if explain is not None:
+            read = (applied.channels, x, means, hidden_means)
+            why = explain(Seen(*(values[targets] for values in read)), score)
         times.append(self._clock())
         stages = dict(zip("ABCD", np.diff(times).tolist(), strict=True))
         event, row = applied.entry_event[targets].astype(np.int64), applied.entry_row[targets]
-        return Scored(event, row, score, applied.outcome, stages)
+        return Scored(event, row, score, applied.outcome, stages, why)
 
     def export(self) -> dict[str, npt.NDArray[np.generic]]:
         """Return the shard's whole state as plain arrays: the graph, both caches, both lists."""

@@ -48,10 +48,22 @@ Got = TypeVar("Got")
 
 def open_shard_store(where: str, log_url: str, config: Config, partition: int) -> "SnapshotStore":
     """Open the store of one partition of a log."""
-    if is_kafka(log_url):  # its groups see to it that each partition has one consumer
-        shard = f"{config.topics.events}-{partition}@{quote(config.score.group, safe='')}"
-        return open_store(where, shard, config.score.snapshots_kept)
-    return open_store(where, "", config.score.snapshots_kept, exclusive=True)
+    # Kafka's groups see to it that each partition has one consumer.
+    shard, exclusive = shard_name(log_url, config, partition), not is_kafka(log_url)
+    return open_store(where, shard, config.score.snapshots_kept, exclusive)
+
+
+def look_into_shard_store(where: str, log_url: str, config: Config, partition: int) -> "SnapshotStore":
+    """Return the store of one partition of a log, to read from beside its consumer; nothing is made or locked."""
+    shard = shard_name(log_url, config, partition)
+    return SnapshotStore(open_files(where, shard), shard)
+
+
+def shard_name(log_url: str, config: Config, partition: int) -> str:
+    """Return what the shard of one partition of a log is called in its state."""
+    if not is_kafka(log_url):
+        return ""
+    return f"{config.topics.events}-{partition}@{quote(config.score.group, safe='')}"
 
 
 def open_store(where: str, shard: str, keep: int, exclusive: bool = False) -> "SnapshotStore":

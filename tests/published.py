@@ -49,9 +49,11 @@ def read(messages: list[Message]) -> list[ScoreMessage]:
     return scores
 
 
-def serve(model: Model, log: ListLog, state: Path, form: Form = "single", max_batch: int = 7) -> None:
+def serve(
+    model: Model, log: ListLog, state: Path, form: Form = "single", max_batch: int = 7, explain: bool = False
+) -> None:
     """Score what the log holds, as a consumer does."""
-    config = Config(scores=Scores(format=form))
+    config = Config(scores=Scores(format=form, explain=explain))
     config = msgspec.structs.replace(config, score=msgspec.structs.replace(config.score, max_batch=max_batch))
     store = open_store(str(state), "", keep=2)
     consumer = ScoreConsumer(

@@ -13,6 +13,7 @@ from pipeline.evaluate import (
     f1_scores,
     for_json,
     precision_recall,
+    precision_threshold,
     report,
     split_rank,
     summary,
@@ -140,3 +141,15 @@ def test_a_split_is_not_moved_by_float_arithmetic():
     assert split_rank(0.7, 90) == split_rank(1 - 0.3, 90) == 63
     assert [split_rank(0.7, count) for count in (0, 1, 9, 10, 11)] == [0, 0, 6, 7, 7]
     assert all(split_rank(0.7, count) == 7 * count // 10 for count in range(100_000))
+
+
+@given(pairs)
+def test_a_threshold_by_precision_is_the_lowest_that_has_it(pairs):
+    labels, scores = columns(pairs)
+    threshold = precision_threshold(labels, scores, 0.6)
+    if not both_classes(labels):
+        assert math.isnan(threshold)
+        return
+    reached = [t for t in np.unique(scores) if precision_recall(labels, scores >= t)[0] >= 0.6]
+    wanted = min(reached) if reached else scores.max()  # where none has it, the highest score alone is flagged
+    assert ((scores >= threshold) == (scores >= wanted)).all()

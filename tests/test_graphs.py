@@ -13,11 +13,11 @@ pytest.importorskip("dgl", reason="DGL 1.1.3 is not installed: it exists for Pyt
 from pipeline.channels_kept import SCHEMES
 from pipeline.experiments.graphs.files import split_of
 from pipeline.experiments.graphs.inference import Batched, Full, seconds_in_turn
-from pipeline.experiments.graphs.message_passing import mean_over_neighbours, to_dgl
 from pipeline.experiments.graphs.network import Network, judge, logits_of, sparse_inputs
 from pipeline.experiments.graphs.paper_lasso import Descent, Term, fade, plan_by_descent
 from pipeline.experiments.graphs.prune import Unpruned, plan_by, refitted, selected
 from pipeline.experiments.graphs.sage import Data, FitOptions, fine_tune, fresh, train
+from pipeline.experiments.message_passing import mean_over_neighbours, to_dgl
 from pipeline.model import Branch, Layer
 
 FIT = FitOptions(epochs=12, learning_rate=0.02, patience=12)

@@ -1,6 +1,6 @@
 """The family `detector`: what was tried to make the default model better, a variant each, judged on validation.
 
-data        the streams; labels come `delay` late
+seeds       how many, by stream; labels come `delay` late
 variants    name -> what differs from the variant "default": keys of the schema, options of the training or of its fits
 job         one training of one variant
 records     key: data, seed, variant, part (validation or test)
@@ -39,13 +39,13 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     schema: dict[str, Any] = {}  # laid over the stream's
     train: dict[str, Any] = {}  # of TrainOptions
     fit: dict[str, Any] = {}  # of FitOptions
+    data: tuple[str, ...] = ()  # the streams that it is tried on; all where none is named
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    data: tuple[str, ...]
+    seeds: dict[str, Annotated[int, Meta(ge=1)]]  # of each stream
     variants: dict[str, Variant]
     delay: str = "30d"
-    seeds: Annotated[int, Meta(ge=1)] = 5
     events: int | None = None  # of each stream, the first ones; None: all
 
 
@@ -57,7 +57,8 @@ def jobs(settings: Settings) -> list[Job]:
             | msgspec.to_builtins(variant),
             partial(_run, data, settings.delay, seed, name, variant, settings.events),
         )
-        for data in settings.data for name, variant in settings.variants.items() for seed in range(settings.seeds)
+        for data, seeds in settings.seeds.items() for name, variant in settings.variants.items()
+        if data in (variant.data or settings.seeds) for seed in range(seeds)
     ]  # fmt: skip
 
 

@@ -19,9 +19,9 @@ import numpy.typing as npt
 import torch
 
 from pipeline.channels_kept import Floats
-from pipeline.experiments.graphs.message_passing import mean_over_neighbours
 from pipeline.experiments.graphs.network import Network, layer_output
 from pipeline.experiments.graphs.sage import csr_tensor
+from pipeline.experiments.message_passing import mean_over_neighbours
 from pipeline.model import Branch, Layer
 
 Rows = npt.NDArray[np.int64]

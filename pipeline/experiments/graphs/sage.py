@@ -26,8 +26,8 @@ from tqdm import tqdm
 
 from pipeline.channels_kept import Floats
 from pipeline.experiments.graphs.files import Graph, Split
-from pipeline.experiments.graphs.message_passing import mean_over_neighbours, to_dgl
 from pipeline.experiments.graphs.network import Network, layer_output
+from pipeline.experiments.message_passing import mean_over_neighbours, to_dgl
 from pipeline.model import Branch, Layer
 
 EPSILON = 1e-4  # added to a hidden channel's variance

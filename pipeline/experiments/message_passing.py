@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from pipeline.errors import ConfigError
@@ -24,11 +25,15 @@ def _dgl() -> Any:
     return dgl
 
 
+def graph_of(source: npt.NDArray[np.int64], target: npt.NDArray[np.int64], nodes: int) -> Any:
+    """Return the DGL graph whose node target[i] reads source[i]; ConfigError where DGL is not there.  # (E,), (E,)"""
+    return _dgl().graph((torch.from_numpy(source.copy()), torch.from_numpy(target.copy())), num_nodes=nodes)
+
+
 def to_dgl(mean: Any) -> Any:
     """Return the DGL graph of a neighbour matrix, row i reading from its columns."""
     target = np.repeat(np.arange(mean.shape[0]), np.diff(mean.indptr))
-    source = mean.indices.astype(np.int64)
-    return _dgl().graph((torch.from_numpy(source), torch.from_numpy(target)), num_nodes=mean.shape[0])
+    return graph_of(mean.indices.astype(np.int64), target, mean.shape[0])
 
 
 def mean_over_neighbours(graph: Any, h: torch.Tensor) -> torch.Tensor:
