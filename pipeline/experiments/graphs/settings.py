@@ -22,7 +22,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     schemes: list[str] = msgspec.field(default_factory=lambda: ["full", "batched"])
     methods: list[str] = msgspec.field(default_factory=lambda: list(ALL_METHODS))
     width: Positive = 128  # channels a branch
-    epochs: Positive = 40  # at most: validation stops earlier
+    epochs: Positive = 80  # at most: validation stops earlier
     tune_epochs: Positive = 20
     slow_seeds: Positive = 3  # the paper's procedure and the times are measured for the first so many seeds only
     paper_budgets: list[float] = msgspec.field(default_factory=lambda: [4.0])
