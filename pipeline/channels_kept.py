@@ -16,7 +16,6 @@ A hidden channel that no branch of layer 2 reads is never computed, nor is one t
 n samples, K input channels of a branch, O outputs of a branch.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -44,10 +43,9 @@ class Product(NamedTuple):
     weight: Matrix  # (K, O)
 
 
-Ranking = Callable[[Sequence[Product]], Order]
-Ranker = Callable[
-    [list[Order]], list[Order]
-]  # the outputs of a layer that stay -> its input channels ranked, by branch
+Ranking = Callable[[Sequence[Product], int], Order]  # ..., how many channels at the front of the order will stay
+# By branch: the outputs of a layer that stay, and how many inputs will -> its input channels, ranked.
+Ranker = Callable[[list[Order], list[int]], list[Order]]
 
 
 @dataclass
@@ -88,15 +86,15 @@ class Work(NamedTuple):
 # ---- rankings ----
 
 
-def ranking(method: str, rng: np.random.Generator, budget: float = 1.0) -> Ranking:
-    """Return the function that orders the channels of one or several matrix products that share them, for a budget."""
+def ranking(method: str, rng: np.random.Generator) -> Ranking:
+    """Return the function that orders the channels of one or several matrix products that share them."""
     if method == "lasso":
-        return lambda products: lasso_order(products, longest_path(len(products[0].gram), budget))
+        return lasso_order
     if method == "random":
-        return lambda products: rng.permutation(len(products[0].gram))
+        return lambda products, _: rng.permutation(len(products[0].gram))
     if method == "first":
-        return lambda products: np.arange(len(products[0].gram))
-    return lambda products: np.argsort(-sum(np.abs(p.weight).sum(axis=1) for p in products), kind="stable")
+        return lambda products, _: np.arange(len(products[0].gram))
+    return lambda products, _: np.argsort(-sum(np.abs(p.weight).sum(axis=1) for p in products), kind="stable")
 
 
 def lasso_order(products: Sequence[Product], longest: int | None = None) -> Order:
@@ -119,9 +117,11 @@ def lasso_order(products: Sequence[Product], longest: int | None = None) -> Orde
 def ranker(products: Sequence[Product], rank: Ranking, scheme: str) -> Ranker:
     """Return what ranks each branch's input channels by the outputs that stay; scheme full: one ranking for all."""
 
-    def ranked(outputs: list[Order]) -> list[Order]:
+    def ranked(outputs: list[Order], counts: list[int]) -> list[Order]:
         read = [Product(p.gram, p.weight[:, kept]) for p, kept in zip(products, outputs, strict=True)]
-        return [rank([product]) for product in read] if scheme == "batched" else [rank(read)] * len(read)
+        if scheme == "batched":
+            return [rank([product], count) for product, count in zip(read, counts, strict=True)]
+        return [rank(read, max(counts))] * len(read)
 
     return ranked
 
@@ -144,14 +144,13 @@ def plan_backwards(classifier: Order, second: Ranker, first: Ranker, work: Work,
     """
     inputs, hidden = ([np.arange(k)] * len(work.hidden) for k in (work.inputs, sum(work.hidden)))
     plan = _choose(Orders(inputs, hidden, classifier), work, budget, scheme)
-    hidden = second(plan.outputs)
+    hidden = second(plan.outputs, _counts(plan.second))
     plan = _choose(Orders(inputs, hidden, classifier), work, budget, scheme)
-    return _choose(Orders(first(plan.hidden), hidden, classifier), work, budget, scheme)
+    return _choose(Orders(first(plan.hidden, _counts(plan.first)), hidden, classifier), work, budget, scheme)
 
 
-def longest_path(channels: int, budget: float) -> int:
-    """Return how many of its channels a layer keeps at most: inputs and outputs of a matrix shrink alike."""
-    return math.ceil(channels * min(1.0, SELF_SHARE / math.sqrt(budget)))
+def _counts(keeps: list[Order]) -> list[int]:
+    return [len(keep) for keep in keeps]
 
 
 def _choose(orders: Orders, work: Work, budget: float, scheme: str) -> Plan:

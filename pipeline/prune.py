@@ -119,7 +119,7 @@ def _check(model: Model, options: PruneOptions) -> None:
 
 def make_plan(model: Model, blocks: tuple[list[Floats], list[Floats]], options: PruneOptions) -> Plan:
     """Rank every layer's channels, then keep the largest share of them that the budget allows."""
-    rank = ranking(options.method, np.random.default_rng(options.fit.seed), options.budget)
+    rank = ranking(options.method, np.random.default_rng(options.fit.seed))
     classifier = _rank_classifier(model, blocks[1], rank)
     first, second = (
         ranker(_products(layer, x), rank, options.scheme) for layer, x in zip(model.layers, blocks, strict=True)
@@ -131,7 +131,7 @@ def make_plan(model: Model, blocks: tuple[list[Floats], list[Floats]], options: 
 
 def _rank_classifier(model: Model, blocks: list[Floats], rank: Ranking) -> Order:
     h2 = model.layers[1].forward(blocks[0], np.stack(blocks[1:], axis=1))
-    return rank([Product(gram(h2), model.weight[:, None].astype(np.float64))])
+    return rank([Product(gram(h2), model.weight[:, None].astype(np.float64))], h2.shape[1])
 
 
 def _products(layer: Layer, blocks: list[Floats]) -> list[Product]:

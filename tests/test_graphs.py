@@ -166,7 +166,7 @@ def test_the_papers_descent_drops_channels_that_say_nothing_and_keeps_the_budget
     rng = np.random.default_rng(0)
     x, weight = rng.normal(size=(2000, 12)).astype(np.float32), np.full((12, 4), 0.01, np.float32)
     weight[[3, 8, 11]] = rng.normal(size=(3, 4)) + 2
-    assert set(fade([Term(x, weight)], 0.3)[:3].tolist()) == {3, 8, 11}
+    assert set(fade([Term(x, weight)], 3)[:3].tolist()) == {3, 8, 11}
     plan = plan_by_descent(unpruned, "batched", 4, 0)
     assert refitted(unpruned, plan, Descent()).multiply_adds() <= network.multiply_adds() / 4
 
@@ -192,3 +192,14 @@ def test_a_mean_of_no_channel_or_of_every_second_one_is_computed_too(graph, data
     assert mean_over_neighbours(data.edges, h[:, :0]).shape == (360, 0)
     expected = graph.mean @ h.numpy()[:, ::2]
     assert mean_over_neighbours(data.edges, h[:, ::2]).numpy() == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_branch_of_sparse_inputs_may_lose_all_its_outputs(graph):
+    sparse = graph._replace(x=sp.csr_matrix(np.where(graph.x > 1, graph.x, 0)))
+    network = fresh(24, 4, np.full(3, 1 / 3, np.float32), 0)
+    own, near = network.layers[0].branches
+    none = Branch(near.keep[:0], near.weight[:0, :0], near.bias[:0])
+    second = [Branch(b.keep[:4], b.weight[:4], b.bias) for b in network.layers[1].branches]
+    lame = Network((Layer([own, none]), Layer(second)), network.weight, network.bias)
+    tuned = fine_tune(lame, Data(sparse, split_of(sparse, 0)), dense_logits(lame, sparse.x, sparse.mean), FIT)
+    assert tuned.layers[0].width == 4

@@ -30,6 +30,9 @@ from pipeline.experiments.run import Job, Key, Record
 __all__ = ["Settings", "jobs", "plots", "tables"]
 
 Figures = dict[str, float | None]
+# Chosen by the validation loss on amazon_cs.
+WIDE_DROPOUT, SMALL_DROPOUT = 0.4, 0.1  # a narrow network that drops much of itself hardly learns
+NARROW_RATE, HIGHEST_RATE = 0.0005, 0.004  # of fine-tuning, times the budget: a wide one is easily thrown off
 TIMED = "lasso"  # the method whose networks are timed: the others' have the same sizes
 
 
@@ -80,10 +83,10 @@ class _Trial:
     @cached_property
     def network(self) -> Network:
         start = fresh(self.graph.x.shape[1], self.settings.width, self._shares, self.seed)
-        return train(start, self.data, self._training(), "train")
+        return train(start, self.data, self._training(WIDE_DROPOUT), "train")
 
-    def _training(self) -> FitOptions:
-        return FitOptions(self.settings.epochs, 0.01, 12, dropout=0.4, weight_decay=2e-4, seed=self.seed)
+    def _training(self, dropout: float) -> FitOptions:
+        return FitOptions(self.settings.epochs, 0.01, 12, dropout=dropout, weight_decay=2e-4, seed=self.seed)
 
     @cached_property
     def unpruned(self) -> Unpruned:
@@ -109,7 +112,7 @@ class _Trial:
         while width > 1 and fresh(channels, width, self._shares, 0).multiply_adds(non_zeros) > wanted:
             width -= 1
         start = fresh(channels, width, self._shares, self.seed)
-        return train(start, self.data, self._training(), f"small {budget:g}x")
+        return train(start, self.data, self._training(SMALL_DROPOUT), f"small {budget:g}x")
 
     @property
     def _shares(self) -> Floats:
@@ -132,7 +135,11 @@ class _Trial:
         seconds += time.perf_counter() - began
         yield record(selected(self.unpruned, plan), stage="selected")
         yield record(small, stage="refitted", more={"pruning_seconds": seconds})
-        options = FitOptions(self.settings.tune_epochs, 0.0015, 4, dropout=0.0, weight_decay=0.0, seed=self.seed)
+        epochs = self.settings.tune_epochs
+        rate = min(NARROW_RATE * budget, HIGHEST_RATE)
+        options = FitOptions(
+            epochs, rate, epochs, dropout=0.0, weight_decay=0.0, warm_up=True, seed=self.seed
+        )  # fmt: skip
         began = time.perf_counter()
         tuned = fine_tune(small, self.data, self.logits, options, f"{method} {scheme} {budget:g}x")
         more: Figures = {"tuning_seconds": time.perf_counter() - began}

@@ -44,24 +44,27 @@ class Term(NamedTuple):
 def plan_by_descent(unpruned: Unpruned, scheme: str, budget: float, seed: int) -> Plan:
     """Choose the channels of a budget."""
     torch.manual_seed(seed)
-    layers, share = unpruned.network.layers, budget**-0.5  # inputs and outputs of a matrix shrink alike
+    layers = unpruned.network.layers
 
     def ranker(blocks: list[Floats], layer: Layer) -> Ranker:
-        def ranked(outputs: list[Order]) -> list[Order]:
+        def ranked(outputs: list[Order], counts: list[int]) -> list[Order]:
             weights = [b.weight[:, kept] for b, kept in zip(layer.branches, outputs, strict=True)]
             terms = [Term(x, w) for x, w in zip(blocks, weights, strict=True)]
-            return [fade([term], share) for term in terms] if scheme == "batched" else [fade(terms, share)] * 2
+            if scheme == "batched":
+                return [fade([term], count) for term, count in zip(terms, counts, strict=True)]
+            return [fade(terms, max(counts))] * 2
 
         return ranked
 
-    classifier = fade([Term(unpruned.h2, unpruned.network.weight)], share)
+    few = int(unpruned.h2.shape[1] * budget**-0.5)  # inputs and outputs of a matrix shrink alike
+    classifier = fade([Term(unpruned.h2, unpruned.network.weight)], few)
     first = ranker(unpruned.inputs, layers[0]) if unpruned.inputs else unpruned.all_inputs
     second = ranker(unpruned.hidden, layers[1])
     return plan_backwards(classifier, second, first, unpruned.work, budget, scheme)
 
 
-def fade(terms: Sequence[Term], share: float) -> Order:
-    """Solve the first sub-problem until `share` of beta is left; return the channels, the last to fade first."""
+def fade(terms: Sequence[Term], count: int) -> Order:
+    """Solve the first sub-problem until `count` of beta are left; return the channels, the last to fade first."""
     k = len(terms[0].weight)
     parts = [(torch.from_numpy(t.x - t.x.mean(axis=0)), torch.from_numpy(t.weight)) for t in terms]
     scale = max(sum(float(((x @ w) ** 2).mean()) for x, w in parts if w.numel()), 1e-12)
@@ -80,7 +83,7 @@ def fade(terms: Sequence[Term], share: float) -> Order:
             with torch.no_grad():
                 faded_in[(beta <= 0).numpy() & (faded_in == BETA_EPOCHS)] = epoch
                 beta.mul_(torch.from_numpy(faded_in == BETA_EPOCHS))
-        if np.count_nonzero(faded_in == BETA_EPOCHS) <= k * share:
+        if np.count_nonzero(faded_in == BETA_EPOCHS) <= count:
             break
     return np.lexsort((-beta.detach().numpy(), -faded_in))
 

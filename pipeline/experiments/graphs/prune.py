@@ -70,7 +70,7 @@ class Unpruned:
         hidden, outputs = ([len(branch.bias) for branch in layer.branches] for layer in self.network.layers)
         return Work(self.x.shape[1], hidden, outputs, len(self.network.bias), sparse_inputs(self.x))
 
-    def all_inputs(self, outputs: list[Order]) -> list[Order]:
+    def all_inputs(self, outputs: list[Order], counts: list[int]) -> list[Order]:
         """Rank sparse inputs: they all stay."""
         return [np.arange(self.x.shape[1])] * len(outputs)
 
@@ -94,9 +94,10 @@ def _product(block: Floats, weight: Floats) -> Product:
 def plan_by(unpruned: Unpruned, method: str, scheme: str, budget: float, seed: int) -> Plan:
     """Rank by one of the closed forms, and choose."""
     first, second, classifier = unpruned.products
-    rank = ranking(method, np.random.default_rng(seed), budget)
+    rank = ranking(method, np.random.default_rng(seed))
+    last = rank([classifier], len(classifier.gram))
     of_first = ranker(first, rank, scheme) if first else unpruned.all_inputs
-    return plan_backwards(rank([classifier]), ranker(second, rank, scheme), of_first, unpruned.work, budget, scheme)
+    return plan_backwards(last, ranker(second, rank, scheme), of_first, unpruned.work, budget, scheme)
 
 
 class Refit(Protocol):

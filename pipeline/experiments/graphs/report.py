@@ -23,7 +23,7 @@ NAMES = {
     "magnitude": "largest weights",
     SMALL: "small, from scratch",
 }
-STAGES = (("selected", "cut"), ("refitted", "refitted"), ("tuned", "tuned"))
+STAGES = (("refitted", "_before"), ("tuned", ""))
 SMALL_KEY: dict[str, str | int | float] = {"stage": "trained"}
 DEEPEST = 0.06  # F1-micro below the unpruned network that a panel shows
 SPEEDS = {
@@ -38,7 +38,7 @@ SPEEDS = {
 def tables(results: Results) -> list[Table]:
     schemes = [scheme for scheme in ("full", "batched") if select(results.rows, scheme=scheme)]
     return [
-        *(_accuracy(results.rows, scheme) for scheme in schemes),
+        *(_accuracy(results.rows, scheme, stage, scheme + name) for scheme in schemes for stage, name in STAGES),
         _speed(results.rows),
         _pruning(results.rows),
     ]
@@ -52,27 +52,33 @@ def _graphs(rows: Sequence[Row]) -> list[str | int | float]:
     return _values(rows, "data")
 
 
-def _accuracy(rows: Sequence[Row], scheme: str) -> Table:
-    """A row for each budget, method and stage; a column for each graph and one for their mean."""
+def _accuracy(rows: Sequence[Row], scheme: str, stage: str, name: str) -> Table:
+    """A line for each budget and method; a column for each graph, their mean, and what that lost to the unpruned."""
     graphs = _graphs(rows)
-    lines = [["1x", "unpruned", ""] + _f1_cells(rows, graphs, method="unpruned")]
-    pruned = select(rows, scheme=scheme)
+    base = {graph: _f1(rows, graph, method="unpruned") for graph in graphs}
+    lines = [["1x", "unpruned", *_cells(list(base.values()), list(base.values()))]]
+    pruned = select(rows, scheme=scheme, stage=stage)
+    small = select(rows, method=SMALL) if stage == "tuned" else []
     for budget in _values(pruned, "budget"):
-        for method in [method for method in ALL_METHODS if method in _values(rows, "method")]:
-            if method == SMALL:
-                lines.append([f"{budget:g}x", NAMES[method], ""] + _f1_cells(rows, graphs, method=SMALL, budget=budget))
-                continue
-            for stage, word in STAGES:
-                cells = _f1_cells(pruned, graphs, method=method, budget=budget, stage=stage)
-                lines.append([f"{budget:g}x", NAMES[method], word] + cells)
-    return Table(scheme, ["budget", "channels by", "stage", *map(str, graphs), "mean"], lines)
+        for method in ALL_METHODS:
+            found = select([*pruned, *small], method=method, budget=budget)
+            if found:
+                spreads = [_f1(found, graph) for graph in graphs]
+                lines.append([f"{budget:g}x", NAMES[method], *_cells(spreads, list(base.values()))])
+    return Table(name, ["budget", "channels by", *map(str, graphs), "mean", "lost"], lines)
 
 
-def _f1_cells(rows: Sequence[Row], graphs: Sequence[str | int | float], **wanted: str | int | float) -> list[str]:
-    spreads = [_figure(select(rows, data=graph, **wanted), "f1_micro") for graph in graphs]
-    known = [spread for spread in spreads if spread is not None]
-    mean = f"{fmean(spread.mean for spread in known):.4f}" if len(known) == len(graphs) else "–"
-    return [_text(spread) for spread in spreads] + [mean]
+def _f1(rows: Sequence[Row], graph: str | int | float, **wanted: str | int | float) -> Spread | None:
+    return _figure(select(rows, data=graph, **wanted), "f1_micro")
+
+
+def _cells(spreads: Sequence[Spread | None], base: Sequence[Spread | None]) -> list[str]:
+    """Cells of a line; the mean is told where every graph has one."""
+    known = [spread.mean for spread in spreads if spread is not None]
+    unpruned = [spread.mean for spread in base if spread is not None]
+    whole = len(known) == len(spreads) == len(unpruned)
+    last = [f"{fmean(known):.4f}", f"{fmean(unpruned) - fmean(known):+.4f}"] if whole else ["–", "–"]
+    return [*map(_text, spreads), *last]
 
 
 def _figure(rows: Sequence[Row], name: str) -> Spread | None:

@@ -11,6 +11,7 @@ validation loss stays.
 N nodes, C channels, H hidden channels, K_b channels that branch b keeps.
 """
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from pipeline.model import Branch, Layer
 
 EPSILON = 1e-4  # added to a hidden channel's variance
 LOOK_EVERY = 2  # epochs
+WARM_UP = 5  # epochs
 
 Scale = tuple[torch.Tensor, torch.Tensor]  # (H,) mean and deviation
 
@@ -42,6 +44,7 @@ class FitOptions:
     patience: int  # epochs without a lower validation loss
     dropout: float = 0.3
     weight_decay: float = 1e-4
+    warm_up: bool = False  # raise the learning rate for some epochs, then let it fall to 0
     seed: int = 0
 
 
@@ -77,6 +80,8 @@ class _SparseInputs:
         self.x, self.transposed = csr_tensor(x), csr_tensor(x.T.tocsr())
 
     def times(self, weight: torch.Tensor) -> torch.Tensor:
+        if not weight.shape[1]:  # a branch that lost all its outputs
+            return weight.new_zeros(self.x.shape[0], 0)
         product: torch.Tensor = _SparseProduct.apply(weight, self.x, self.transposed)
         return product
 
@@ -221,6 +226,7 @@ def _fit(model: _Sage, data: Data, options: FitOptions, title: str, soft: torch.
         {"params": list(model.biases), "weight_decay": 0.0},
     ]
     optimizer = torch.optim.Adam(groups, lr=options.learning_rate)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: _pace(epoch, options))
     best, best_epoch = _look(model, data, blocks), 0
     kept = model.network(best.scales)
     for epoch in tqdm(range(1, options.epochs + 1), desc=title, unit="epoch", leave=False, disable=None):
@@ -231,6 +237,7 @@ def _fit(model: _Sage, data: Data, options: FitOptions, title: str, soft: torch.
             loss = loss + cross_entropy(logits, soft)
         loss.backward()
         optimizer.step()
+        schedule.step()
         if epoch % LOOK_EVERY and epoch != options.epochs:
             continue
         look = _look(model, data, blocks)
@@ -239,6 +246,13 @@ def _fit(model: _Sage, data: Data, options: FitOptions, title: str, soft: torch.
         elif epoch - best_epoch >= options.patience:
             break
     return kept
+
+
+def _pace(epoch: int, options: FitOptions) -> float:
+    """The share of the learning rate that an epoch has: Adam's first steps are its boldest."""
+    if not options.warm_up:
+        return 1.0
+    return min(1.0, (epoch + 1) / WARM_UP) * (1.0 + math.cos(math.pi * epoch / options.epochs)) / 2
 
 
 class _Look(NamedTuple):
