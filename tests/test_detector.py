@@ -56,6 +56,8 @@ def test_the_experiments_variants_are_all_read():
     _, settings = load_settings(EXPERIMENT)
     assert next(iter(settings.variants)) == family.DEFAULT
     assert len(settings.variants) > 10
+    about = [job.about for job in family.jobs(settings)]
+    assert all(one not in about[:i] for i, one in enumerate(about))
     schema = load_schema(SCHEMAS / "reviews.toml")
     for variant in settings.variants.values():
         family.overlaid(schema, variant.schema)

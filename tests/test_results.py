@@ -14,8 +14,8 @@ FILES = sorted((REPOSITORY / "docs/results").glob("*.json"))
 EXPERIMENTS = sorted((REPOSITORY / "experiments").glob("*.toml"))
 
 
-def test_every_experiment_has_its_results():
-    assert [path.stem for path in FILES] == [path.stem for path in EXPERIMENTS]
+def test_all_results_are_of_an_experiment():
+    assert {path.stem for path in FILES} <= {path.stem for path in EXPERIMENTS}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -177,3 +177,8 @@ def test_scores_of_all_samples_are_probabilities(recorded):
     hidden = on.history.hidden(model.layers[0], *on.history.inputs(model.transform, model.input_keep))
     scores = study.scores_of(model, on.history, hidden)
     assert len(scores) == len(on.history.truth) and np.all((scores > 0) & (scores < 1))
+
+
+def test_two_jobs_about_the_same_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="two jobs are about the same"):
+        run_jobs([Job({"seed": 0}, list), Job({"seed": 0}, list)], tmp_path / "jobs.jsonl")

@@ -43,7 +43,12 @@ class Job(NamedTuple):
 
 
 def run_jobs(jobs: Sequence[Job], out: Path) -> list[Line]:
-    """Run what `out` does not hold yet; return the lines of all `jobs`, in their order."""
+    """Run what `out` does not hold yet; return the lines of all `jobs`, in their order.
+
+    ValueError where two jobs are about the same: one would be taken for the other.
+    """
+    if len({_digest(job.about) for job in jobs}) < len(jobs):
+        raise ValueError("two jobs are about the same")
     commit = code_version()
     done = {_digest(line.about): line for line in _read(out) if line.commit == commit}
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -53,8 +53,8 @@ def jobs(settings: Settings) -> list[Job]:
     """Return a job a training, those on one replay behind one another."""
     return [
         Job(
-            {"data": data, "seed": seed, "variant": name, "delay": settings.delay, "events": settings.events}
-            | msgspec.to_builtins(variant),
+            {"data": data, "seed": seed, "variant": name, "delay": settings.delay, "events": settings.events,
+             "differs": msgspec.to_builtins(variant)},
             partial(_run, data, settings.delay, seed, name, variant, settings.events),
         )
         for data, seeds in settings.seeds.items() for name, variant in settings.variants.items()
