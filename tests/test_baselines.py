@@ -227,12 +227,18 @@ def test_without_labels_the_samples_are_the_same_and_the_label_channels_say_noth
 
 
 def test_tables_and_plots_are_made_from_the_results_alone(tmp_path):
-    figures = {name: Spread(0.5, 0.01, 3) for name in ("auroc", "ap")}
-    rows = [Row({"data": data, "method": method}, figures) for data in "ab" for method in ("ours", "MLP: one step")]
+    rows = [
+        Row({"data": data, "method": method}, {name: Spread(value, 0.01, 3) for name in ("auroc", "ap", "brier")})
+        for data in "ab"
+        for method, value in (("ours", 0.5), ("MLP: one step", 0.6))
+    ]
     results = Results("baselines", "command", "abc", "2026-01-01", "here", 3, rows)
     first, second = family.tables(results)
     assert (first.name, second.name) == ("a", "b")
-    assert first.header == ["method", "seeds", "AUROC", "AP"]
-    assert first.cells[1] == ["ours", "3", "0.500 ± 0.010", "0.500 ± 0.010"]
+    assert first.header == ["method", "seeds", "AUROC", "AP", "Brier"]
+    assert first.cells == [
+        ["MLP: one step", "3", "**0.600 ± 0.010**", "**0.600 ± 0.010**", "0.600 ± 0.010"],
+        ["ours", "3", "0.500 ± 0.010", "0.500 ± 0.010", "**0.500 ± 0.010**"],
+    ]
     (path,) = family.plots(results, tmp_path)
     assert path.read_bytes().startswith(b"\x89PNG")

@@ -80,7 +80,7 @@ def _figures(truth: npt.NDArray[np.int8], scores: Floats, unseen: npt.NDArray[np
 
 
 def tables(results: Results) -> list[Table]:
-    """Return a table a data set: methods down, figures across."""
+    """Return a table a data set: methods down, figures across; whoever has the best mean is bold, trees too."""
     return [_table(name, rows) for name, rows in _by_data(results).items()]
 
 
@@ -98,12 +98,26 @@ def _method(row: Row) -> str:
 def _table(name: str, rows: list[Row]) -> Table:
     figures = [figure for figure in FIGURES if any(figure in row.figures for row in rows)]
     header = ["method", "seeds", *(FIGURES[figure] for figure in figures)]
-    return Table(name, header, [_cells(row, figures) for row in rows])
+    best = {figure: _best(figure, rows) for figure in figures}
+    return Table(name, header, [_cells(row, best) for row in rows])
 
 
-def _cells(row: Row, figures: list[str]) -> list[str]:
-    found = [row.figures[figure].text() if figure in row.figures else "" for figure in figures]
-    return [_method(row), str(max(spread.n for spread in row.figures.values())), *found]
+def _best(figure: str, rows: list[Row]) -> float:
+    """Return the best mean of a column: the highest, but for the Brier score."""
+    choose = min if figure == "brier" else max
+    return choose(row.figures[figure].mean for row in rows if figure in row.figures)
+
+
+def _cells(row: Row, best: dict[str, float]) -> list[str]:
+    seeds = max(spread.n for spread in row.figures.values())
+    return [_method(row), str(seeds), *(_cell(row, figure, value) for figure, value in best.items())]
+
+
+def _cell(row: Row, figure: str, best: float) -> str:
+    spread = row.figures.get(figure)
+    if spread is None:
+        return ""
+    return f"**{spread.text()}**" if spread.mean == best else spread.text()
 
 
 def plots(results: Results, folder: Path) -> list[Path]:
@@ -122,5 +136,6 @@ def _draw(axis: Any, title: str, rows: list[Row], wanted: str) -> None:
         spread, colour = row.figures[wanted], COLOURS[1] if _method(row).startswith("ours") else COLOURS[0]
         axis.errorbar(spread.mean, y, xerr=spread.sd, fmt="o", color=colour, capsize=3)
     axis.set_yticks(range(len(rows)), [_method(row) for row in rows])
+    axis.locator_params(axis="x", nbins=6)
     axis.invert_yaxis()
     axis.set_title(title)
