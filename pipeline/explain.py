@@ -19,8 +19,7 @@ Why this one: it is the only split that adds up exactly, gives equal things equa
 Najmi 2020; within relations Owen 1977). Players are few, so it is computed, not estimated: 2^(R+1) forward passes a
 target, and R * 2^(R+4) for the parts. It needs no gradient, so a kink of a relu is no matter, as it is for integrated
 gradients (Sundararajan, Taly & Yan 2017). An empty list is the start because it happens, and can be said: "as if nobody
-had judged a review of this product". A start with all channels at their medians never happens: on the synthetic stream
-it scores 0.28, where an event of which nothing is known scores 0.08 and one in ten is spam.
+had judged a review of this product". A start with all channels at their medians never happens.
 
 B targets, K inputs, H hidden channels, R relations, P = 1 + R players, S coalitions.
 """
