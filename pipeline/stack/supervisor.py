@@ -89,7 +89,8 @@ class Processes:
             if self.stop.wait(LOOK_SECONDS):
                 raise Stopped
             for name in self.ended():
-                if name == "kafka" or self._of[name].returncode != 0:
+                # Asked again: it may have ended, and well, since `ended` asked for its exit code.
+                if name == "kafka" or self._of[name].poll() != 0:
                     raise self._failure(name)
             if time.monotonic() > deadline:
                 raise GraphsieveError(f"waited {START_SECONDS:.0f} s until {what}: see {self.folder / 'logs'}")
