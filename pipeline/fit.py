@@ -54,6 +54,10 @@ class Fitted:
     validation_ap: float
     epochs: int
 
+    def logits(self, own: Floats, means: Floats) -> Floats:
+        """Return what the layer's own classifier says, without a base.  # (n, W), (n, R, W) -> (n,)"""
+        return np.asarray(self.layer.forward(own, means) @ self.weight + np.float32(self.bias))
+
 
 class _Linear(nn.Module):
     """nn.Linear, also without inputs or outputs, as pruning may leave a branch."""

@@ -104,9 +104,7 @@ class Model:
 
     def classify(self, h2: Floats) -> Floats:
         """Return scores.  # (B, H2) -> (B,)"""
-        # exp of a clipped logit neither overflows nor loses anything float32 could show.
-        scores: Floats = (1.0 / (1.0 + np.exp(-np.clip(self.logits(h2), -80.0, 80.0)))).astype(np.float32)
-        return scores
+        return probability(self.logits(h2))
 
     @property
     def multiply_adds(self) -> int:
@@ -153,6 +151,13 @@ class Model:
         tensors["classifier.weight"] = self.weight
         tensors["classifier.bias"] = np.array([self.bias], np.float32)
         return tensors
+
+
+def probability(logits: Floats) -> Floats:
+    """Return the scores of logits.  # (B,) -> (B,)"""
+    # exp of a clipped logit neither overflows nor loses anything float32 could show.
+    scores: Floats = (1.0 / (1.0 + np.exp(-np.clip(logits, -80.0, 80.0)))).astype(np.float32)
+    return scores
 
 
 def load_model(folder: Path) -> Model:

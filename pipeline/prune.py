@@ -34,8 +34,8 @@ from pipeline.errors import ConfigError
 from pipeline.fit import FitOptions, fit_layer
 from pipeline.history import History, Split
 from pipeline.log import Record
-from pipeline.model import Branch, Layer, Model
-from pipeline.train import branch_blocks, calibrate, check_samples, judge, learn_reference
+from pipeline.model import Branch, Layer, Model, probability
+from pipeline.train import branch_blocks, calibrate, check_samples, judge, learn_reference, logits
 
 # What the unpruned model says is smoother than labels are: it can be learned for longer, and without dropout.
 FINE_TUNING = FitOptions(epochs=30, patience=8, learning_rate=1e-3, weight_decay=0.01, dropout=0.0)
@@ -185,10 +185,10 @@ def _finish(
     )
     samples = zip(branch_blocks(small, history.sample_entry), second.branches, strict=True)
     blocks = [np.take(b, k.keep, axis=1) for b, k in samples]  # rows that lie together: mini-batches gather them
-    large = model.layers[1].forward(*(values[history.sample_entry] for values in hidden))
+    large = probability(logits(model, history, slice(None), hidden))
     fitted = fit_layer(
         blocks, [b.keep for b in second.branches], [len(b.bias) for b in second.branches], history.truth, split,
-        options.fit, start=(second, weight, bias), taught=model.classify(large), title="fine-tune",
+        options.fit, start=(second, weight, bias), taught=large, title="fine-tune",
     )  # fmt: skip
     tuned = replace(pruned, layers=(pruned.layers[0], fitted.layer), weight=fitted.weight, bias=fitted.bias)
     calibrate(tuned, history, split, small)
@@ -208,9 +208,9 @@ def _refit_second(
         place = np.searchsorted(needed, plan.second[b]).astype(np.int32)
         branches.append(_ridge(small[b][:, place].astype(np.float64), y, place))
     second = Layer(branches)
-    logits = model.layers[1].forward(full[0], np.stack(full[1:], axis=1)) @ model.weight + np.float32(model.bias)
+    wanted = model.logits(model.layers[1].forward(full[0], np.stack(full[1:], axis=1)))
     h2 = second.forward(small[0], np.stack(small[1:], axis=1)).astype(np.float64)
-    last = _ridge(h2, logits.astype(np.float64)[:, None], np.arange(h2.shape[1], dtype=np.int32))
+    last = _ridge(h2, wanted.astype(np.float64)[:, None], np.arange(h2.shape[1], dtype=np.int32))
     return second, last.weight[:, 0], float(last.bias[0])
 
 

@@ -30,7 +30,7 @@ from pipeline.evaluate import best_f1_threshold, precision_threshold, report
 from pipeline.fit import FitOptions, Fitted, fit_layer
 from pipeline.history import History, Split
 from pipeline.log import Record
-from pipeline.model import Branch, Layer, Model
+from pipeline.model import Branch, Layer, Model, probability
 from pipeline.schema import Schema
 from pipeline.transform import fit_transform
 
@@ -118,8 +118,7 @@ def branch_blocks(inputs: tuple[Floats, Floats], rows: npt.NDArray[np.int64]) ->
 def logits(model: Model, history: History, part: slice, hidden: tuple[Floats, Floats]) -> Floats:
     """Return the logits of some samples.  # (n,)"""
     h, h_means = (values[history.sample_entry[part]] for values in hidden)
-    found: Floats = model.layers[1].forward(h, h_means) @ model.weight + np.float32(model.bias)
-    return found
+    return model.logits(model.layers[1].forward(h, h_means))
 
 
 def calibrate(model: Model, history: History, split: Split, hidden: tuple[Floats, Floats]) -> None:
@@ -137,8 +136,7 @@ def judge(
     model: Model, history: History, split: Split, hidden: tuple[Floats, Floats], precision: float | None = None
 ) -> dict[str, Any]:
     """Choose the model's threshold on validation and report both parts."""
-    h, h_means = (values[history.sample_entry] for values in hidden)
-    scores = model.classify(model.layers[1].forward(h, h_means))
+    scores = probability(logits(model, history, slice(None), hidden))
     known = history.truth[split.validation], scores[split.validation]
     model.threshold = best_f1_threshold(*known) if precision is None else precision_threshold(*known, precision)
     parts = {"validation": split.validation, "test": split.test}
@@ -185,8 +183,7 @@ def _fit(
 def _verdict(first: Fitted, history: History, inputs: tuple[Floats, Floats]) -> Floats:
     """Return what layer 1's own classifier says of the samples, as logits.  # (n,)"""
     own, means = (values[history.sample_entry] for values in inputs)
-    said: Floats = first.layer.forward(own, means) @ first.weight + np.float32(first.bias)
-    return said
+    return first.logits(own, means)
 
 
 def _with_verdict(first: Fitted, second: Fitted) -> Fitted:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from pipeline.experiments.baselines import mlp, ours, sage, trees
 from pipeline.experiments.baselines.information import Information, inform
 from pipeline.experiments.recordings import open_recording
+from pipeline.model import probability
 from pipeline.train import TrainOptions
 
 Floats = npt.NDArray[np.float32]
@@ -135,4 +136,4 @@ METHODS: dict[str, Callable[[Trial], Floats]] = {
 
 def _averaged(scores: list[Floats]) -> Floats:
     """Average models as their logits."""
-    return trees.probability(np.mean([trees.logit(one) for one in scores], axis=0))
+    return probability(np.mean([trees.logit(one) for one in scores], axis=0))

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from pipeline.experiments.baselines.information import Information, best_by_validation
-from pipeline.experiments.baselines.trees import probability, standardised
+from pipeline.experiments.baselines.trees import standardised
+from pipeline.model import probability
 
 Floats = npt.NDArray[np.float32]
 MLP_GRID: dict[str, tuple[float, ...]] = {"width": (64.0,), "dropout": (0.5, 0.2), "weight_decay": (0.1, 1.0)}

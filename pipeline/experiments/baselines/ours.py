@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.experiments.baselines.information import Information
-from pipeline.experiments.baselines.trees import probability
 from pipeline.fit import fit_layer
+from pipeline.model import probability
 from pipeline.train import TrainOptions, branch_blocks, logits, train_on
 
 Floats = npt.NDArray[np.float32]
@@ -46,7 +46,7 @@ def _fit_blocks(info: Information, blocks: list[Floats], outputs: int, options: 
     fitted = fit_layer(blocks, keeps, [outputs] * len(blocks), info.truth, info.split, fit, title="layer")
     own, *others = (block[info.later] for block in blocks)
     means = np.stack(others, axis=1) if others else np.empty((len(own), 0, 0), np.float32)
-    return probability(fitted.layer.forward(own, means) @ fitted.weight + np.float32(fitted.bias))
+    return probability(fitted.logits(own, means))
 
 
 def seeded(options: TrainOptions, seed: int) -> TrainOptions:

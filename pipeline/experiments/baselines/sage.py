@@ -18,8 +18,9 @@ from torch import nn
 
 from pipeline.experiments.baselines.information import Information
 from pipeline.experiments.baselines.past_graph import PastEdges, past_edges
-from pipeline.experiments.baselines.trees import probability, standardised
+from pipeline.experiments.baselines.trees import standardised
 from pipeline.experiments.message_passing import graph_of, mean_over_neighbours
+from pipeline.model import probability
 
 Floats = npt.NDArray[np.float32]
 HIDDEN = 16  # a branch, both layers: as our model's

@@ -10,6 +10,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 
 from pipeline.experiments.baselines.information import Information, best_by_validation
+from pipeline.model import probability
 
 Floats = npt.NDArray[np.float32]
 TREE_GRID: dict[str, tuple[float, ...]] = {
@@ -67,11 +68,6 @@ def standardised(x: Floats, train: slice) -> Floats:
     scale = np.where(deviation < 1e-6, np.inf, np.maximum(deviation, 0.05)).astype(np.float32)
     scaled: Floats = ((x - x[train].mean(axis=0)) / scale).astype(np.float32)
     return scaled
-
-
-def probability(logits: Floats) -> Floats:
-    found: Floats = (1.0 / (1.0 + np.exp(-np.clip(logits, -80.0, 80.0)))).astype(np.float32)
-    return found
 
 
 def logit(scores: Floats) -> Floats:

@@ -21,8 +21,8 @@ from pipeline.experiments.figures import by_quarter, counted_figures
 from pipeline.experiments.recordings import Recording, open_recording
 from pipeline.experiments.run import Key, Record
 from pipeline.history import Floats, History
-from pipeline.model import Model
-from pipeline.train import TrainOptions, train
+from pipeline.model import Model, probability
+from pipeline.train import TrainOptions, logits, train
 
 NEVER = "never"
 SHARES = (6 / 7, 1 / 7, 0.0)  # training, validation; the nodes to come are the test
@@ -83,5 +83,4 @@ def options_of(subject: Subject) -> TrainOptions:
 def scores_of(model: Model, history: History) -> Floats:
     """Return the scores of all samples, every hidden feature computed by this model.  # (n,)"""
     inputs = history.inputs(model.transform, model.input_keep)
-    h, h_means = (values[history.sample_entry] for values in history.hidden(model.layers[0], *inputs))
-    return model.classify(model.layers[1].forward(h, h_means))
+    return probability(logits(model, history, slice(None), history.hidden(model.layers[0], *inputs)))

@@ -26,6 +26,7 @@ from pipeline.experiments.run import Job, Key, Record
 from pipeline.experiments.summary import Row, select
 from pipeline.fit import fit_layer
 from pipeline.history import Floats, History, Split
+from pipeline.model import probability
 from pipeline.schema import Schema, parse_schema
 from pipeline.train import Trained, TrainOptions, branch_blocks, check_samples, logits, train_on
 
@@ -95,7 +96,7 @@ def overlaid(schema: Schema, overlay: dict[str, Any]) -> Schema:
 def _records(key: Key, history: History, split: Split, say: Callable[[slice], Floats]) -> Iterator[Record]:
     for name in PARTS:
         part: slice = getattr(split, name)
-        yield Record(key | {"part": name}, stream_figures(history.truth[part], 1 / (1 + np.exp(-say(part)))))
+        yield Record(key | {"part": name}, stream_figures(history.truth[part], probability(say(part))))
 
 
 def _verdict(trained: Trained, history: History, part: slice) -> Floats:
@@ -113,8 +114,8 @@ def _second_by_itself(
     keeps = [np.arange(block.shape[1], dtype=np.int32) for block in blocks]
     fit = replace(options.fit, members=options.members)
     fitted = fit_layer(blocks, keeps, [options.hidden] * len(blocks), history.truth, split, fit, title="layer 2")
-    h2 = fitted.layer.forward(blocks[0], np.stack(blocks[1:], axis=1))
-    return lambda part: h2[part] @ fitted.weight + np.float32(fitted.bias)
+    said = fitted.logits(blocks[0], np.stack(blocks[1:], axis=1))
+    return lambda part: said[part]
 
 
 def tables(results: Results) -> list[Table]:

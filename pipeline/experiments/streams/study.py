@@ -26,9 +26,9 @@ from pipeline.experiments.recordings import NAMES, Recording, open_file, open_re
 from pipeline.experiments.run import Key, Record
 from pipeline.fit import FitOptions
 from pipeline.history import Floats, History, Split
-from pipeline.model import Model
+from pipeline.model import Model, probability
 from pipeline.prune import FINE_TUNING, PruneOptions, prune_on
-from pipeline.train import TrainOptions, check_samples, train_on
+from pipeline.train import TrainOptions, check_samples, logits, train_on
 
 VERDICT = 2  # outputs of layer 2 that say what layer 1 said
 
@@ -101,8 +101,7 @@ def replayed(data: str, schema: str, delay: str, seed: int, events: int | None) 
 
 def scores_of(model: Model, history: History, hidden: tuple[Floats, Floats]) -> Floats:
     """Return the scores of all samples.  # (n,)"""
-    h, h_means = (values[history.sample_entry] for values in hidden)
-    return model.classify(model.layers[1].forward(h, h_means))
+    return probability(logits(model, history, slice(None), hidden))
 
 
 def _trained(subject: Subject, options: TrainOptions) -> Trained:
