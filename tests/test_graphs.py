@@ -166,7 +166,7 @@ def test_the_papers_descent_drops_channels_that_say_nothing_and_keeps_the_budget
     rng = np.random.default_rng(0)
     x, weight = rng.normal(size=(2000, 12)).astype(np.float32), np.full((12, 4), 0.01, np.float32)
     weight[[3, 8, 11]] = rng.normal(size=(3, 4)) + 2
-    assert set(fade([Term(x, weight)], 3)[:3].tolist()) == {3, 8, 11}
+    assert set(fade([Term(x, weight)])[:3].tolist()) == {3, 8, 11}
     plan = plan_by_descent(unpruned, "batched", 4, 0)
     assert refitted(unpruned, plan, Descent()).multiply_adds() <= network.multiply_adds() / 4
 

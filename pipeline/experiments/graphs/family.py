@@ -71,11 +71,8 @@ class _Trial:
                 yield self._record(self._small(budget), SMALL, "trained", budget=budget)
             for scheme in self.settings.schemes:
                 for method in self.settings.methods:
-                    if method != SMALL and (method != PAPER or self._paper_runs(budget)):
+                    if method != SMALL:
                         yield from self._pruned(method, scheme, budget)
-
-    def _paper_runs(self, budget: float) -> bool:
-        return self.seed < self.settings.slow_seeds and budget in self.settings.paper_budgets
 
     @cached_property
     def data(self) -> Data:
@@ -144,7 +141,7 @@ class _Trial:
         began = time.perf_counter()
         tuned = fine_tune(small, self.data, self.logits, options, f"{method} {scheme} {budget:g}x")
         more: Figures = {"tuning_seconds": time.perf_counter() - began}
-        if method == TIMED and self.seed < self.settings.slow_seeds:
+        if method == TIMED and self.seed < self.settings.timed_seeds:
             more |= self._full_times(tuned) if scheme == "full" else self._batched_times(tuned)
         yield record(tuned, stage="tuned", more=more)
 

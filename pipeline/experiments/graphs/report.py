@@ -1,11 +1,13 @@
 """Tables and the picture of the experiment on whole graphs, from its JSON alone.
 
 full, batched    F1-micro by graph, budget, method and stage; `mean` is that of the graphs' means
+other            F1-macro of the fine-tuned networks, and AUROC and average precision of graphs with two classes
 speed            how many times faster the pruned network ran, by graph and budget
 pruning          how long the closed form and the paper's procedure took to prune
 """
 
 from collections.abc import Iterable, Sequence
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -25,7 +27,8 @@ NAMES = {
 }
 STAGES = (("refitted", "_before"), ("tuned", ""))
 SMALL_KEY: dict[str, str | int | float] = {"stage": "trained"}
-DEEPEST = 0.06  # F1-micro below the unpruned network that a panel shows
+DEEPEST = 0.06  # below the unpruned network that a panel shows
+OTHER = {"f1_macro": "F1-macro", "auroc": "AUROC", "ap": "AP"}
 SPEEDS = {
     "full_speedup": "full, torch",
     "full_dgl_speedup": "full, DGL",
@@ -39,6 +42,7 @@ def tables(results: Results) -> list[Table]:
     schemes = [scheme for scheme in ("full", "batched") if select(results.rows, scheme=scheme)]
     return [
         *(_accuracy(results.rows, scheme, stage, scheme + name) for scheme in schemes for stage, name in STAGES),
+        _other(results.rows, schemes),
         _speed(results.rows),
         _pruning(results.rows),
     ]
@@ -66,6 +70,27 @@ def _accuracy(rows: Sequence[Row], scheme: str, stage: str, name: str) -> Table:
                 spreads = [_f1(found, graph) for graph in graphs]
                 lines.append([f"{budget:g}x", NAMES[method], *_cells(spreads, list(base.values()))])
     return Table(name, ["budget", "channels by", *map(str, graphs), "mean", "lost"], lines)
+
+
+def _other(rows: Sequence[Row], schemes: Sequence[str]) -> Table:
+    """A line for each scheme, budget and method; of each graph the figures that it has."""
+    columns = [
+        (graph, name)
+        for name in OTHER
+        for graph in _graphs(rows)
+        if _figure(select(rows, data=graph, method="unpruned"), name)
+    ]
+
+    def cells(found: Sequence[Row]) -> list[str]:
+        return [_text(_figure(select(found, data=graph), name)) for graph, name in columns]
+
+    lines = [["any", "1x", "unpruned", *cells(select(rows, method="unpruned"))]]
+    small = select(rows, method=SMALL)
+    tuned = select(rows, stage="tuned")
+    for scheme, budget, method in product(("any", *schemes), _values([*small, *tuned], "budget"), ALL_METHODS):
+        if found := select([*small, *tuned], scheme=scheme, budget=budget, method=method):
+            lines.append([scheme, f"{budget:g}x", NAMES[method], *cells(found)])
+    return Table("other", ["scheme", "budget", "channels by", *(f"{g}, {OTHER[n]}" for g, n in columns)], lines)
 
 
 def _f1(rows: Sequence[Row], graph: str | int | float, **wanted: str | int | float) -> Spread | None:
@@ -123,7 +148,10 @@ def _pair(ours: Spread | None, paper: Spread | None) -> str:
 
 
 def plots(results: Results, folder: Path) -> list[Path]:
-    """Draw accuracy against multiply-adds, a column for each graph and a line of panels for each scheme."""
+    """Draw accuracy against multiply-adds, a column for each graph and a line of panels for each scheme.
+
+    With two classes average precision is drawn: where spam is rare, F1-micro is the share of what is none.
+    """
     graphs = _graphs(results.rows)
     schemes = [scheme for scheme in ("full", "batched") if select(results.rows, scheme=scheme)]
     if not schemes:
@@ -135,15 +163,16 @@ def plots(results: Results, folder: Path) -> list[Path]:
             axis.set_title(f"{graph}, {scheme}", fontsize=10)
     for axis in axes[-1]:
         axis.set_xlabel("multiply-adds a node")
-    for line in axes:
-        line[0].set_ylabel("F1-micro")
     axes[0][0].legend(loc="lower right", fontsize=7)
     return [save(figure, folder / f"{results.name}-accuracy.png")]
 
 
 def _panel(axis: Any, rows: Sequence[Row], scheme: str) -> None:
     """Draw every method's fine-tuned networks; what falls far below the unpruned one leaves the panel downwards."""
-    (base,) = [row.figures["f1_micro"] for row in select(rows, method="unpruned")]
+    (unpruned,) = select(rows, method="unpruned")
+    name = "ap" if "ap" in unpruned.figures else "f1_micro"
+    axis.set_ylabel("average precision" if name == "ap" else "F1-micro", fontsize=9)
+    base = unpruned.figures[name]
     axis.axhline(base.mean, color="black", linewidth=0.8, linestyle=":", label="unpruned")
     lowest = base.mean
     for method, colour in zip(ALL_METHODS, COLOURS, strict=False):
@@ -151,7 +180,7 @@ def _panel(axis: Any, rows: Sequence[Row], scheme: str) -> None:
         if not drawn:
             continue
         x = [row.figures["multiply_adds"].mean for row in drawn]
-        y = [row.figures["f1_micro"] for row in drawn]
+        y = [row.figures[name] for row in drawn]
         lowest = min([lowest, *(spread.mean - spread.sd for spread in y)])
         style = {"marker": "o", "markersize": 3, "linewidth": 1.2, "capsize": 2, "elinewidth": 0.8}
         means, deviations = [spread.mean for spread in y], [spread.sd for spread in y]
