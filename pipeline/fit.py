@@ -98,7 +98,6 @@ class Network(nn.Module):
 
 def fit_layer(
     blocks: Sequence[Floats],
-    keeps: Sequence[npt.NDArray[np.int32]],
     outputs: Sequence[int],
     truth: npt.NDArray[np.int8],
     split: Split,
@@ -111,7 +110,8 @@ def fit_layer(
 ) -> Fitted:
     """Fit a layer; stop when the validation average precision no longer rises, and keep the best epoch.
 
-    blocks  a branch's inputs each, (n, K_b), already cut to `keeps`
+    blocks  a branch's inputs each, (n, K_b); the layer that comes back reads all K_b
+    outputs O of each branch
     base    (n,) a verdict to begin from, as logits: the layer learns what it misses, and at first adds nothing to it
     start   a layer and classifier to begin from (fine-tuning, without `base`) instead of random ones
     taught  (n,) the probabilities to learn instead of the truth: a larger model's scores (distillation)
@@ -131,7 +131,7 @@ def fit_layer(
     known = torch.zeros(len(truth)) if base is None else torch.from_numpy(base)
     wanted = torch.from_numpy(truth.astype(np.float32) if taught is None else taught)
     best = _train(network, _Samples(tensors, known, wanted, truth), split, options, title)
-    return _fold(network, keeps, scales, tensors, split, best)
+    return _fold(network, scales, tensors, split, best)
 
 
 class _Samples(NamedTuple):
@@ -203,7 +203,6 @@ def _output_scale(network: Network, blocks: list[torch.Tensor], split: Split) ->
 
 def _fold(
     network: Network,
-    keeps: Sequence[npt.NDArray[np.int32]],
     scales: list[tuple[Floats, Floats]],
     blocks: list[torch.Tensor],
     split: Split,
@@ -211,10 +210,11 @@ def _fold(
 ) -> Fitted:
     """Fold both standardisations into the matrices, in float64."""
     branches = []
-    for linear, keep, (mean, deviation) in zip(network.branches, keeps, scales, strict=True):
+    for linear, (mean, deviation) in zip(network.branches, scales, strict=True):
         weight = _doubles(linear.weight).T / deviation[:, None].astype(np.float64)
         bias = _doubles(linear.bias) - mean.astype(np.float64) @ weight
-        branches.append(Branch(keep.astype(np.int32), weight.astype(np.float32), bias.astype(np.float32)))
+        every = np.arange(len(weight), dtype=np.int32)
+        branches.append(Branch(every, weight.astype(np.float32), bias.astype(np.float32)))
     h_mean, h_deviation = _output_scale(network, blocks, split)
     vector = _doubles(network.classifier.weight * network.own).mean(axis=0) / h_deviation
     constant = float(_doubles(network.classifier.bias).mean() - h_mean @ vector)

@@ -35,7 +35,7 @@ from pipeline.fit import FitOptions, fit_layer
 from pipeline.history import History, Split
 from pipeline.log import Record
 from pipeline.model import Branch, Layer, Model, probability
-from pipeline.train import branch_blocks, calibrate, check_samples, judge, learn_reference, logits
+from pipeline.train import Trained, branch_blocks, calibrate, check_samples, judge, learn_reference, logits
 
 # What the unpruned model says is smoother than labels are: it can be learned for longer, and without dropout.
 FINE_TUNING = FitOptions(epochs=30, patience=8, learning_rate=1e-3, weight_decay=0.01, dropout=0.0)
@@ -66,9 +66,9 @@ def prune(model: Model, records: Iterable[Record], options: PruneOptions) -> tup
     history = History(model.schema, records)
     split = check_samples(history, options.shares)
     inputs = history.inputs(model.transform, model.input_keep)
-    hidden = history.hidden(model.layers[0], *inputs)
-    before = judge(replace(model), history, split, hidden, options.precision)
-    pruned = prune_on(model, history, split, inputs, hidden, options)
+    unpruned = Trained(model, inputs, history.hidden(model.layers[0], *inputs))
+    before = judge(replace(model), history, split, unpruned.hidden, options.precision)
+    pruned = prune_on(unpruned, history, split, options)
     refitted = judge(pruned.refitted, history, split, pruned.hidden, options.precision)
     metrics = judge(pruned.tuned, history, split, pruned.hidden, options.precision)
     small, seconds = pruned.tuned, round(pruned.seconds, 3)
@@ -85,26 +85,25 @@ def prune(model: Model, records: Iterable[Record], options: PruneOptions) -> tup
     }
 
 
-def prune_on(
-    model: Model,
-    history: History,
-    split: Split,
-    inputs: tuple[Floats, Floats],
-    hidden: tuple[Floats, Floats],
-    options: PruneOptions,
-) -> Pruned:
-    """Prune a model where its history is replayed already: `inputs` and `hidden` are what its two layers read.
+def prune_on(unpruned: Trained, history: History, split: Split, options: PruneOptions) -> Pruned:
+    """Prune a model where its history is replayed already.
 
     Nothing of the test part is looked at; thresholds and reports are left to the caller.
     """
+    model = unpruned.model
     _check(model, options)
     began = time.perf_counter()
     train = history.sample_entry[split.train]
-    blocks = (branch_blocks(inputs, train), branch_blocks(hidden, train))
+    blocks = (branch_blocks(unpruned.inputs, train), branch_blocks(unpruned.hidden, train))
     plan = make_plan(model, blocks, options)
     first = _refit(model.layers[0], blocks[0], plan.first, plan.hidden)
     seconds = time.perf_counter() - began
-    return _finish(model, plan, first, history, split, inputs, hidden, options, seconds)
+    small = history.hidden(first, *unpruned.inputs)
+    refitted = _refitted(model, plan, first, blocks[1], branch_blocks(small, train))
+    tuned = _tuned(refitted, unpruned, history, split, small, options)
+    about = {"budget": options.budget, "scheme": options.scheme, "method": options.method, "kept": _kept(model, plan)}
+    tuned.report = dict(model.report) | {"pruning": about}
+    return Pruned(refitted, tuned, small, seconds)
 
 
 def _check(model: Model, options: PruneOptions) -> None:
@@ -159,42 +158,40 @@ def _ridge(x: Matrix, y: Matrix, keep: npt.NDArray[np.int32]) -> Branch:
     return Branch(keep, weight.astype(np.float32), bias.astype(np.float32))
 
 
-def _finish(
-    model: Model,
-    plan: Plan,
-    first: Layer,
+def _refitted(model: Model, plan: Plan, first: Layer, full: list[Floats], small: list[Floats]) -> Model:
+    """Put the small layer 1 in place, with all that follows refitted to it.
+
+    full, small  what layer 2 reads on the training part, behind the unpruned layer 1 and behind the small one
+    """
+    needed = joined(plan.hidden, [len(branch.bias) for branch in model.layers[0].branches])
+    second, weight, bias = _refit_second(model, plan, needed, full, small)
+    used = np.unique(np.concatenate([branch.keep for branch in first.branches])).astype(np.int32)
+    layers = (_renumbered(first, used), second)
+    return replace(model, input_keep=model.input_keep[used], layers=layers, weight=weight, bias=bias)
+
+
+def _tuned(
+    refitted: Model,
+    unpruned: Trained,
     history: History,
     split: Split,
-    inputs: tuple[Floats, Floats],
     hidden: tuple[Floats, Floats],
     options: PruneOptions,
-    seconds: float,
-) -> Pruned:
-    """Run stages B and C with the small layer 1, refit and fine-tune what follows."""
-    train = history.sample_entry[split.train]
-    small = history.hidden(first, *inputs)
-    needed = joined(plan.hidden, [len(branch.bias) for branch in model.layers[0].branches])
-    second, weight, bias = _refit_second(model, plan, needed, branch_blocks(hidden, train), branch_blocks(small, train))
-    used = np.unique(np.concatenate([branch.keep for branch in first.branches])).astype(np.int32)
-    pruned = replace(
-        model,
-        input_keep=model.input_keep[used],
-        layers=(_renumbered(first, used), second),
-        weight=weight,
-        bias=bias,
-    )
-    samples = zip(branch_blocks(small, history.sample_entry), second.branches, strict=True)
+) -> Model:
+    """Fine-tune layer 2 and the classifier towards the unpruned model's scores; `hidden` is what layer 2 reads."""
+    first, second = refitted.layers
+    samples = zip(branch_blocks(hidden, history.sample_entry), second.branches, strict=True)
     blocks = [np.take(b, k.keep, axis=1) for b, k in samples]  # rows that lie together: mini-batches gather them
-    large = probability(logits(model, history, slice(None), hidden))
+    large = probability(logits(unpruned.model, history, slice(None), unpruned.hidden))
+    start = (second, refitted.weight, refitted.bias)
+    widths = [len(branch.bias) for branch in second.branches]
     fitted = fit_layer(
-        blocks, [b.keep for b in second.branches], [len(b.bias) for b in second.branches], history.truth, split,
-        options.fit, start=(second, weight, bias), taught=large, title="fine-tune",
+        blocks, widths, history.truth, split, options.fit, start=start, taught=large, title="fine-tune"
     )  # fmt: skip
-    tuned = replace(pruned, layers=(pruned.layers[0], fitted.layer), weight=fitted.weight, bias=fitted.bias)
-    calibrate(tuned, history, split, small)
-    about = {"budget": options.budget, "scheme": options.scheme, "method": options.method, "kept": _kept(model, plan)}
-    tuned.report = dict(model.report) | {"pruning": about}
-    return Pruned(pruned, tuned, small, seconds)
+    branches = [replace(b, keep=old.keep) for b, old in zip(fitted.layer.branches, second.branches, strict=True)]
+    tuned = replace(refitted, layers=(first, Layer(branches)), weight=fitted.weight, bias=fitted.bias)
+    calibrate(tuned, history, split, hidden)
+    return tuned
 
 
 def _refit_second(

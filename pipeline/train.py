@@ -174,10 +174,9 @@ def _fit(
     base: Floats | None = None,
 ) -> Fitted:
     blocks = branch_blocks(inputs, history.sample_entry)
-    keeps = [np.arange(block.shape[1], dtype=np.int32) for block in blocks]
     outputs = [options.hidden] * len(blocks)
     fit = replace(options.fit, members=options.members)
-    return fit_layer(blocks, keeps, outputs, history.truth, split, fit, base=base, title=title)
+    return fit_layer(blocks, outputs, history.truth, split, fit, base=base, title=title)
 
 
 def _verdict(first: Fitted, history: History, inputs: tuple[Floats, Floats]) -> Floats:

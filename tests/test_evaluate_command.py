@@ -81,7 +81,7 @@ def test_people_get_tables(unseen, results, capsys):
 def test_the_quick_experiment_fills_its_page(data_dir, tmp_path, monkeypatch):
     monkeypatch.setenv("GRAPHSIEVE_DATA", str(data_dir))
     page = tmp_path / "page.md"
-    names = ("", ".full_before", ".full", ".batched_before", ".batched", ".speed", ".pruning")
+    names = ("", ".full_before", ".full", ".batched_before", ".batched", ".other", ".speed", ".pruning")
     page.write_text("".join(f"<!-- graphs{name} -->\n<!-- end -->\n" for name in names))
     experiment = REPOSITORY / "experiments/graphs.toml"
     assert main(["evaluate", str(experiment), "--quick", "--work", str(tmp_path), "--page", str(page)]) == 0

@@ -18,7 +18,7 @@ from pipeline.fit import FitOptions
 from pipeline.history import History
 from pipeline.prune import PruneOptions, prune_on
 from pipeline.schema import load_schema
-from pipeline.train import TrainOptions, check_samples, train
+from pipeline.train import Trained, TrainOptions, check_samples, train
 
 EXPERIMENT = Path(__file__).parents[1] / "experiments/streams.toml"
 BUDGETS, METHODS = (2.0, 4.0), ("lasso", "first")
@@ -141,9 +141,8 @@ def test_neither_training_nor_pruning_looks_at_the_test_part():
         history = History(schema, records(log))
         split = check_samples(history, options.shares)
         inputs = history.inputs(model.transform, model.input_keep)
-        hidden = history.hidden(model.layers[0], *inputs)
-        prune = PruneOptions(budget=4, fit=FitOptions(epochs=3, batch_size=64))
-        pruned = prune_on(model, history, split, inputs, hidden, prune)
+        unpruned = Trained(model, inputs, history.hidden(model.layers[0], *inputs))
+        pruned = prune_on(unpruned, history, split, PruneOptions(budget=4, fit=FitOptions(epochs=3, batch_size=64)))
         versions.append((model.version, pruned.refitted.version, pruned.tuned.version))
     assert versions[0] == versions[1]
     assert versions[0] != versions[2]  # the validation part is looked at, so that the test can fail

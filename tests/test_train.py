@@ -64,9 +64,8 @@ def test_members_are_networks_of_their_own():
 
 def test_the_folded_layer_says_the_mean_of_its_members(history, split, trained):
     blocks = branch_blocks(trained.inputs, history.sample_entry)
-    keeps = [np.arange(block.shape[1], dtype=np.int32) for block in blocks]
     fit = FitOptions(epochs=3, batch_size=128, members=2)
-    folded = fit_layer(blocks, keeps, [4] * len(blocks), history.truth, split, fit)
+    folded = fit_layer(blocks, [4] * len(blocks), history.truth, split, fit)
     said = folded.layer.forward(blocks[0], np.stack(blocks[1:], axis=1)) @ folded.weight + folded.bias
     part = split.validation
     assert average_precision(history.truth[part], said[part]) == pytest.approx(folded.validation_ap, abs=1e-3)

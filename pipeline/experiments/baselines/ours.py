@@ -41,9 +41,8 @@ def label_columns(info: Information) -> list[int]:
 
 def _fit_blocks(info: Information, blocks: list[Floats], outputs: int, options: TrainOptions, seed: int) -> Floats:
     """Fit a layer of `outputs` a block and its classifier, by the code that fits each layer of our model."""
-    keeps = [np.arange(block.shape[1], dtype=np.int32) for block in blocks]
     fit = replace(seeded(options, seed).fit, members=options.members)
-    fitted = fit_layer(blocks, keeps, [outputs] * len(blocks), info.truth, info.split, fit, title="layer")
+    fitted = fit_layer(blocks, [outputs] * len(blocks), info.truth, info.split, fit, title="layer")
     own, *others = (block[info.later] for block in blocks)
     means = np.stack(others, axis=1) if others else np.empty((len(own), 0, 0), np.float32)
     return probability(fitted.logits(own, means))

@@ -111,9 +111,8 @@ def _second_by_itself(
 ) -> Callable[[slice], Floats]:
     """Fit layer 2 as layer 1 is fitted, with nothing to begin from."""
     blocks = branch_blocks(trained.hidden, history.sample_entry)
-    keeps = [np.arange(block.shape[1], dtype=np.int32) for block in blocks]
     fit = replace(options.fit, members=options.members)
-    fitted = fit_layer(blocks, keeps, [options.hidden] * len(blocks), history.truth, split, fit, title="layer 2")
+    fitted = fit_layer(blocks, [options.hidden] * len(blocks), history.truth, split, fit, title="layer 2")
     said = fitted.logits(blocks[0], np.stack(blocks[1:], axis=1))
     return lambda part: said[part]
 

@@ -28,7 +28,7 @@ from pipeline.fit import FitOptions
 from pipeline.history import Floats, History, Split
 from pipeline.model import Model, probability
 from pipeline.prune import FINE_TUNING, PruneOptions, prune_on
-from pipeline.train import TrainOptions, check_samples, logits, train_on
+from pipeline.train import Trained, TrainOptions, check_samples, logits, train_on
 
 VERDICT = 2  # outputs of layer 2 that say what layer 1 said
 
@@ -61,28 +61,26 @@ class Replayed(NamedTuple):
     split: Split
 
 
-class Trained(NamedTuple):
-    """A model where its stream is replayed: `inputs` and `hidden` are what its two layers read."""
+class Case(NamedTuple):
+    """A model where its stream is replayed."""
 
-    replayed: Replayed
-    model: Model
-    inputs: tuple[Floats, Floats]
-    hidden: tuple[Floats, Floats]
+    on: Replayed
+    trained: Trained
 
 
 def run(subject: Subject, ways: Ways) -> list[Record]:
     """Train, prune in every way, train the small ones; return what was measured on the test part."""
-    trained = _trained(subject, options_of(subject))
-    key = _key(trained.replayed, subject)
-    unpruned = scores_of(trained.model, trained.replayed.history, trained.hidden)
-    records = [_record(trained, key | {"method": "unpruned"}, trained.model, unpruned, unpruned)]
+    case = _trained(subject, options_of(subject))
+    key = _key(case.on, subject)
+    unpruned = scores_of(case.trained.model, case.on.history, case.trained.hidden)
+    records = [_record(case.on, key | {"method": "unpruned"}, case.trained.model, unpruned, unpruned)]
     if ways.curves:
-        records += _curves(trained, key | {"method": "unpruned"}, unpruned)
+        records += _curves(case.on, key | {"method": "unpruned"}, unpruned)
     for budget, scheme, method in product(ways.budgets, ways.schemes, ways.methods):
         options = PruneOptions(budget, scheme, method, fit=_fit(FINE_TUNING, subject))
-        records += _pruned(trained, key, options, unpruned, ways.curves)
+        records += _pruned(case, key, options, unpruned, ways.curves)
     for budget in ways.budgets if ways.small else ():
-        records.append(_small(trained, subject, key | {"method": "small", "budget": budget}, budget, unpruned))
+        records.append(_small(case, subject, key | {"method": "small", "budget": budget}, budget, unpruned))
     return records
 
 
@@ -104,9 +102,9 @@ def scores_of(model: Model, history: History, hidden: tuple[Floats, Floats]) -> 
     return probability(logits(model, history, slice(None), hidden))
 
 
-def _trained(subject: Subject, options: TrainOptions) -> Trained:
+def _trained(subject: Subject, options: TrainOptions) -> Case:
     on = replayed(subject.data, subject.schema, subject.delay, subject.seed, subject.events)
-    return Trained(on, *train_on(on.history, on.split, options))
+    return Case(on, train_on(on.history, on.split, options))
 
 
 def _fit(fit: FitOptions, subject: Subject) -> FitOptions:
@@ -117,9 +115,9 @@ def _key(on: Replayed, subject: Subject) -> Key:
     return {"data": on.recording.name, "delay": subject.delay, "width": subject.width, "seed": subject.seed}
 
 
-def _record(trained: Trained, key: Key, model: Model, scores: Floats, unpruned: Floats) -> Record:
+def _record(on: Replayed, key: Key, model: Model, scores: Floats, unpruned: Floats) -> Record:
     """Figures on the test part, and what was lost against the unpruned model of the same seed."""
-    truth, test = trained.replayed.history.truth, trained.replayed.split.test
+    truth, test = on.history.truth, on.split.test
     found, full = stream_figures(truth[test], scores[test]), stream_figures(truth[test], unpruned[test])
     lost = {f"{name}_lost": _less(full[name], found[name]) for name in ("auroc", "ap")}
     return Record(key, {**found, **lost, "multiply_adds": float(model.multiply_adds)})
@@ -129,18 +127,17 @@ def _less(a: float | None, b: float | None) -> float | None:
     return None if a is None or b is None else a - b
 
 
-def _pruned(trained: Trained, key: Key, options: PruneOptions, unpruned: Floats, curves: bool) -> Iterator[Record]:
-    history, split = trained.replayed.history, trained.replayed.split
-    pruned = prune_on(trained.model, history, split, trained.inputs, trained.hidden, options)
+def _pruned(case: Case, key: Key, options: PruneOptions, unpruned: Floats, curves: bool) -> Iterator[Record]:
+    pruned = prune_on(case.trained, case.on.history, case.on.split, options)
     key = key | {"method": options.method, "scheme": options.scheme, "budget": options.budget}
     for stage, model in (("refitted", pruned.refitted), ("tuned", pruned.tuned)):
-        scores = scores_of(model, history, pruned.hidden)
-        record = _record(trained, key | {"stage": stage}, model, scores, unpruned)
+        scores = scores_of(model, case.on.history, pruned.hidden)
+        record = _record(case.on, key | {"stage": stage}, model, scores, unpruned)
         record.figures["pruning_seconds"] = pruned.seconds
         yield record
     if curves and options.method == "lasso":
-        yield from _kept(trained.model, pruned.tuned, key)
-        yield from _curves(trained, key, scores)
+        yield from _kept(case.trained.model, pruned.tuned, key)
+        yield from _curves(case.on, key, scores)
 
 
 def _kept(model: Model, pruned: Model, key: Key) -> Iterator[Record]:
@@ -151,9 +148,9 @@ def _kept(model: Model, pruned: Model, key: Key) -> Iterator[Record]:
         yield Record(key | {"kept": branch}, {name: float(name in stayed) for name in names})
 
 
-def _curves(trained: Trained, key: Key, scores: Floats) -> Iterator[Record]:
-    test = trained.replayed.split.test
-    truth: npt.NDArray[np.int8] = trained.replayed.history.truth[test]
+def _curves(on: Replayed, key: Key, scores: Floats) -> Iterator[Record]:
+    test = on.split.test
+    truth: npt.NDArray[np.int8] = on.history.truth[test]
     for name, curve in (
         ("roc", roc_curve), ("precision_recall", precision_recall_curve), ("reliability", reliability)
     ):  # fmt: skip
@@ -161,14 +158,15 @@ def _curves(trained: Trained, key: Key, scores: Floats) -> Iterator[Record]:
         yield Record(key | {"curve": name}, figures)
 
 
-def _small(trained: Trained, subject: Subject, key: Key, budget: float, unpruned: Floats) -> Record:
+def _small(case: Case, subject: Subject, key: Key, budget: float, unpruned: Floats) -> Record:
     """Train from scratch with as many channels a branch as come closest to the budget."""
-    wanted = trained.model.multiply_adds / budget
-    branches, channels = 1 + len(trained.model.schema.relations), len(trained.model.input_keep)
+    model = case.trained.model
+    wanted = model.multiply_adds / budget
+    branches, channels = 1 + len(model.schema.relations), len(model.input_keep)
     width = min(range(1, subject.width + 1), key=lambda w: abs(np.log(work(branches, channels, w) / wanted)))
-    small = _trained(subject, replace(options_of(subject), hidden=width))
-    scores = scores_of(small.model, small.replayed.history, small.hidden)
-    return _record(trained, key, small.model, scores, unpruned)
+    small = _trained(subject, replace(options_of(subject), hidden=width)).trained
+    scores = scores_of(small.model, case.on.history, small.hidden)
+    return _record(case.on, key, small.model, scores, unpruned)
 
 
 def work(branches: int, channels: int, width: int) -> int:
