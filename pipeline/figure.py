@@ -8,6 +8,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # the backend is chosen first
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 COLOURS = ("#2b6cb0", "#c05621", "#2f855a", "#805ad5", "#b7791f", "#718096", "#c53030")
 
@@ -24,6 +25,14 @@ def new_figure(columns: int = 1, rows: int = 1, width: float = 5.0, height: floa
 def new_mosaic(rows: list[Any], width: float, height: float, heights: tuple[float, ...]) -> tuple[Any, Any]:
     """Return a figure and its axes by name, as `rows` of names lay them out; a name that stands there twice spans."""
     return plt.subplot_mosaic(rows, figsize=(width, height), height_ratios=heights, layout="constrained")
+
+
+def by_factors(axis: Any) -> None:
+    """Let equal factors be equally far along x; its ticks read 10k, 20k, 50k."""
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axis.xaxis.set_minor_formatter(NullFormatter())
 
 
 def styled(settings: dict[Any, Any]) -> AbstractContextManager[None]:

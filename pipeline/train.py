@@ -1,7 +1,7 @@
 """Training, layer by layer, on the inputs that serving will see.
 
     1  replay the log through the graph             operation logs, raw channels
-    2  fit the input transform on the training part
+    2  fit the input transform on the training part; a teacher says how likely each label was
     3  stage A fixes X1; fit layer 1 with a classifier of its own
     4  stages B and C fix X2; fit layer 2 and the final classifier on what layer 1's verdict misses
     5  calibrate the scores and choose the threshold on validation, report on test
@@ -32,6 +32,7 @@ from pipeline.history import History, Split
 from pipeline.log import Record
 from pipeline.model import Branch, Layer, Model, probability
 from pipeline.schema import Schema
+from pipeline.teacher import soften
 from pipeline.transform import fit_transform
 
 Floats = npt.NDArray[np.float32]
@@ -41,9 +42,11 @@ LEAST_SAMPLES = 100  # fewer labelled targets than this teach nothing
 @dataclass(frozen=True)
 class TrainOptions:
     hidden: int = 32  # channels a branch, both layers
-    member_channels: int = 16  # ... of which so many are a network of their own
+    member_channels: int = 32  # ... of which so many are a network of their own
     transform: str = "quantile"
     shares: tuple[float, float, float] = (0.6, 0.1, 0.3)
+    teacher: float = 0.7  # how much of what the layers learn is the teacher's word; the rest is the label
+    teacher_until: int = 100_000  # training samples; more speak for themselves
     precision: float | None = None  # of what is called spam, on validation; None: wherever F1 is best
     fit: FitOptions = field(default_factory=FitOptions)
 
@@ -81,10 +84,11 @@ def train_on(history: History, split: Split, options: TrainOptions) -> Trained:
     transform = fit_transform(options.transform, history.raw_until(boundary), schema.indicators)
     keep = np.arange(len(schema.channel_names), dtype=np.int32)
     inputs = history.inputs(transform, keep)
-    first = _fit(history, split, inputs, options, "layer 1")
+    taught = lesson(history.truth, inputs[0][history.sample_entry], split, options)
+    first = _fit(history, split, inputs, taught, options, "layer 1")
     hidden = history.hidden(first.layer, *inputs)
     verdict = _verdict(first, history, inputs)
-    second = _with_verdict(first, _fit(history, split, hidden, options, "layer 2", verdict))
+    second = _with_verdict(first, _fit(history, split, hidden, taught, options, "layer 2", verdict))
     model = Model(
         schema=schema, transform=transform, input_keep=keep, layers=(first.layer, second.layer),
         weight=second.weight, bias=second.bias, threshold=0.5,
@@ -92,6 +96,12 @@ def train_on(history: History, split: Split, options: TrainOptions) -> Trained:
     calibrate(model, history, split, hidden)
     model.report = {"training": _training(history, split, options, [first, second])}
     return Trained(model, inputs, hidden)
+
+
+def lesson(truth: npt.NDArray[np.int8], own: Floats, split: Split, options: TrainOptions) -> Floats:
+    """Return what layers learn of the samples, as probabilities.  # (n,), (n, K) own raw channels -> (n,)"""
+    share = options.teacher if split.train.stop <= options.teacher_until else 0.0
+    return soften(truth, own, split.train, share, options.fit.seed)
 
 
 def check_samples(history: History, shares: tuple[float, float, float]) -> Split:
@@ -169,6 +179,7 @@ def _fit(
     history: History,
     split: Split,
     inputs: tuple[Floats, Floats],
+    taught: Floats,
     options: TrainOptions,
     title: str,
     base: Floats | None = None,
@@ -176,7 +187,7 @@ def _fit(
     blocks = branch_blocks(inputs, history.sample_entry)
     outputs = [options.hidden] * len(blocks)
     fit = replace(options.fit, members=options.members)
-    return fit_layer(blocks, outputs, history.truth, split, fit, base=base, title=title)
+    return fit_layer(blocks, outputs, history.truth, split, fit, base=base, taught=taught, title=title)
 
 
 def _verdict(first: Fitted, history: History, inputs: tuple[Floats, Floats]) -> Floats:

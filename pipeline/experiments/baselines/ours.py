@@ -8,7 +8,7 @@ import numpy.typing as npt
 from pipeline.experiments.baselines.information import Information
 from pipeline.fit import fit_layer
 from pipeline.model import probability
-from pipeline.train import TrainOptions, branch_blocks, logits, train_on
+from pipeline.train import TrainOptions, branch_blocks, lesson, logits, train_on
 
 Floats = npt.NDArray[np.float32]
 
@@ -42,7 +42,8 @@ def label_columns(info: Information) -> list[int]:
 def _fit_blocks(info: Information, blocks: list[Floats], outputs: int, options: TrainOptions, seed: int) -> Floats:
     """Fit a layer of `outputs` a block and its classifier, by the code that fits each layer of our model."""
     fit = replace(seeded(options, seed).fit, members=options.members)
-    fitted = fit_layer(blocks, [outputs] * len(blocks), info.truth, info.split, fit, title="layer")
+    taught = lesson(info.truth, blocks[0], info.split, seeded(options, seed))
+    fitted = fit_layer(blocks, [outputs] * len(blocks), info.truth, info.split, fit, taught=taught, title="layer")
     own, *others = (block[info.later] for block in blocks)
     means = np.stack(others, axis=1) if others else np.empty((len(own), 0, 0), np.float32)
     return probability(fitted.logits(own, means))

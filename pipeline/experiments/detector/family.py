@@ -28,7 +28,7 @@ from pipeline.fit import fit_layer
 from pipeline.history import Floats, History, Split
 from pipeline.model import probability
 from pipeline.schema import Schema, parse_schema
-from pipeline.train import Trained, TrainOptions, branch_blocks, check_samples, logits, train_on
+from pipeline.train import Trained, TrainOptions, branch_blocks, check_samples, lesson, logits, train_on
 
 HEADINGS = ("AUROC, validation", "AP, validation", "AUROC, test", "AP, test")
 PARTS = ("validation", "test")
@@ -112,7 +112,9 @@ def _second_by_itself(
     """Fit layer 2 as layer 1 is fitted, with nothing to begin from."""
     blocks = branch_blocks(trained.hidden, history.sample_entry)
     fit = replace(options.fit, members=options.members)
-    fitted = fit_layer(blocks, [options.hidden] * len(blocks), history.truth, split, fit, title="layer 2")
+    taught = lesson(history.truth, trained.inputs[0][history.sample_entry], split, options)
+    outputs = [options.hidden] * len(blocks)
+    fitted = fit_layer(blocks, outputs, history.truth, split, fit, taught=taught, title="layer 2")
     said = fitted.logits(blocks[0], np.stack(blocks[1:], axis=1))
     return lambda part: said[part]
 

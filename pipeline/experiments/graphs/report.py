@@ -15,7 +15,7 @@ from typing import Any
 from pipeline.experiments.graphs.settings import ALL_METHODS, PAPER, SMALL
 from pipeline.experiments.page import Results, Table
 from pipeline.experiments.summary import Row, Spread, select
-from pipeline.figure import COLOURS, new_figure, save
+from pipeline.figure import COLOURS, by_factors, new_figure, save
 
 NAMES = {
     "lasso": "LASSO, closed form",
@@ -185,5 +185,5 @@ def _panel(axis: Any, rows: Sequence[Row], scheme: str) -> None:
         style = {"marker": "o", "markersize": 3, "linewidth": 1.2, "capsize": 2, "elinewidth": 0.8}
         means, deviations = [spread.mean for spread in y], [spread.sd for spread in y]
         axis.errorbar(x, means, yerr=deviations, color=colour, label=NAMES[method], **style)
-    axis.set_xscale("log")
+    by_factors(axis)
     axis.set_ylim(bottom=max(lowest - 0.002, base.mean - DEEPEST))
