@@ -7,10 +7,12 @@ import pytest
 
 from pipeline.errors import SchemaError
 from pipeline.experiments.detector import family
+from pipeline.experiments.detector.refresh import judge_nodes_alone, refreshed
 from pipeline.experiments.evaluate import evaluate, load_settings
 from pipeline.experiments.page import Results
-from pipeline.experiments.recordings import SCHEMAS
+from pipeline.experiments.recordings import SCHEMAS, as_records, open_recording
 from pipeline.experiments.summary import select
+from pipeline.history import History
 from pipeline.schema import load_schema
 
 EXPERIMENT = Path(__file__).parents[1] / "experiments/detector.toml"
@@ -61,3 +63,29 @@ def test_the_experiments_variants_are_all_read():
     schema = load_schema(SCHEMAS / "reviews.toml")
     for variant in settings.variants.values():
         family.overlaid(schema, variant.schema)
+
+
+def test_a_refresh_scores_the_last_of_each_list_before_a_node_joins_it():
+    schema = load_schema(SCHEMAS / "reviews.toml")
+    events = [
+        {"type": "node", "id": "a", "ts": 1e9, "user": "u", "product": "p", "stars": 5},
+        {"type": "label", "id": "a", "ts": 1e9 + 1, "label": 1},
+        {"type": "node", "id": "b", "ts": 1e9 + 2, "user": "v", "product": "p", "stars": 1},
+        {"type": "node", "id": "c", "ts": 1e9 + 3, "user": "u", "product": "p", "stars": 1},
+    ]
+    found = [msgspec.json.decode(r.value) for r in refreshed(schema, as_records(map(msgspec.json.encode, events)), 1)]
+    assert [(event["type"], event["id"]) for event in found] == [
+        ("node", "a"), ("label", "a"), ("score", "a"), ("node", "b"), ("score", "a"), ("score", "b"), ("node", "c")
+    ]  # fmt: skip
+    assert found[2]["ts"] == events[2]["ts"]
+
+
+def test_refreshed_histories_are_judged_on_the_same_samples():
+    recording = open_recording("synthetic", "own", 0)
+    records = recording.records[:3000]
+    plain = History(recording.schema, records)
+    fresh = History(recording.schema, refreshed(recording.schema, records, 1))
+    assert fresh.entries > plain.entries
+    judge_nodes_alone(fresh)
+    assert (fresh.truth == plain.truth).all()
+    assert [fresh.entry_ids[e] for e in fresh.sample_entry] == [plain.entry_ids[e] for e in plain.sample_entry]

@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
+from pipeline.experiments.detector.refresh import judge_nodes_alone, refreshed
 from pipeline.experiments.figures import stream_figures
 from pipeline.experiments.page import Results, Table
 from pipeline.experiments.recordings import open_recording
@@ -40,6 +41,7 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     schema: dict[str, Any] = {}  # laid over the stream's
     train: dict[str, Any] = {}  # of TrainOptions
     fit: dict[str, Any] = {}  # of FitOptions
+    refresh: int = 0  # the last so many of each list have their hidden features computed anew before a node reads it
     data: tuple[str, ...] = ()  # the streams that it is tried on; all where none is named
 
 
@@ -64,7 +66,8 @@ def jobs(settings: Settings) -> list[Job]:
 
 
 def _run(data: str, delay: str, seed: int, name: str, variant: Variant, events: int | None) -> list[Record]:
-    history, split = _replayed(data, delay, seed, events, msgspec.json.encode(variant.schema, order="sorted"))
+    overlay = msgspec.json.encode(variant.schema, order="sorted")
+    history, split = _replayed(data, delay, seed, events, overlay, variant.refresh)
     options = TrainOptions(**variant.train)
     options = replace(options, fit=replace(options.fit, seed=seed, **variant.fit))
     trained = train_on(history, split, options)
@@ -79,9 +82,14 @@ def _run(data: str, delay: str, seed: int, name: str, variant: Variant, events: 
 
 
 @lru_cache(maxsize=2)
-def _replayed(data: str, delay: str, seed: int, events: int | None, overlay: bytes) -> tuple[History, Split]:
+def _replayed(
+    data: str, delay: str, seed: int, events: int | None, overlay: bytes, refresh: int
+) -> tuple[History, Split]:
     recording = open_recording(data, delay, seed)
-    history = History(overlaid(recording.schema, msgspec.json.decode(overlay)), recording.records[:events])
+    schema, records = overlaid(recording.schema, msgspec.json.decode(overlay)), recording.records[:events]
+    history = History(schema, refreshed(schema, records, refresh) if refresh else records)
+    if refresh:
+        judge_nodes_alone(history)
     return history, check_samples(history, TrainOptions().shares)
 
 
