@@ -59,8 +59,10 @@ format: install ## let ruff sort the imports and format the code
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: install ## events/s from the log to committed scores, and where the time goes
-	@$(BIN)/graphsieve bench embedded --json
+bench: install ## every bench that needs no broker, in some ten minutes; the last line of each is JSON
+	@for name in core embedded train recovery startup scale; do \
+		echo "== $$name"; $(BIN)/graphsieve bench $$name --json || exit; \
+	done
 
 # In the order of what they cost; each goes on where it was stopped.
 experiments: install ## accuracy: run every experiment, write docs/results and the tables of docs/results.md; hours

@@ -317,15 +317,28 @@ def _add_operating(command: Command) -> None:
     top.add_argument("--once", action="store_true", help="print one picture, of the next so many seconds, and end")
 
 
+BENCHES = {
+    "core": "the stages beside their peers",
+    "embedded": "log to scores",
+    "kafka": "next to a broker",
+    "train": "messages to checkpoint",
+    "recovery": "snapshots of a million nodes",
+    "startup": "process start to first score",
+    "scale": "time and memory as the graph grows",
+    "soak": "a long stream",
+}
+
+
 def _add_trying(command: Command) -> None:
     demo = command("demo", "train, prune and serve a synthetic stream", "graphsieve demo --out demo")
     demo.add_argument("--out", type=Path, default=Path("demo"), metavar="FOLDER", help="(default demo)")
     demo.add_argument("--seed", type=int, default=0)
-    about = "measure: embedded (log to scores), soak (a long stream), or kafka (next to a broker)"
+    about = "measure: " + ", ".join(f"{name} ({what})" for name, what in BENCHES.items())
     bench = command("bench", about, "graphsieve bench embedded")
-    bench.add_argument("which", choices=("embedded", "soak", "kafka"))
-    bench.add_argument("--events", type=_positive, help="how many events (default: the bench's own)")
+    bench.add_argument("which", choices=tuple(BENCHES))
+    bench.add_argument("--events", type=_positive, help="how many events, or nodes (default: the bench's own)")
     bench.add_argument("--repeats", type=_positive, default=3)
+    bench.add_argument("--plot", type=Path, metavar="FILE.png", help="core and scale: a picture of the figures")
     bench.add_argument("--log", metavar="kafka://HOST:PORT", help="kafka: on these brokers (default: one of its own)")
     bench.add_argument("--soak", action="store_true", help="kafka: steady load at half the maximum, lag and memory")
     bench.add_argument("--handover", action="store_true", help="kafka: a shard of a million nodes changes its consumer")

@@ -22,6 +22,7 @@ from typing import Any
 
 from consumers.score import ScoreConsumer
 from consumers.service import warm_up
+from pipeline.bench.surroundings import surroundings
 from pipeline.config import Config, load_config
 from pipeline.durations import parse_duration
 from pipeline.errors import DataError
@@ -44,7 +45,8 @@ SCORE_BYTES = 200  # about what a score message takes
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measure; print a table; return the report."""
-    name, schema, lines = _events(args.events)
+    around = surroundings()
+    name, schema, lines = stream(args.events)
     records = [Record(i, line, None, JSON, float("nan")) for i, line in enumerate(lines)]
     whole, _ = train(schema, records, TrainOptions())
     small, _ = prune(whole, records, PruneOptions(budget=4))
@@ -66,11 +68,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     ours = figures.pop("pruned 4x")
     _print_table(ours, figures)
     ratio = {who: round(ours["events_per_s"] / peer["events_per_s"], 3) for who, peer in figures.items()}
-    about = {"data": name, "events": len(records), "repeats": args.repeats, "cpus": os.cpu_count(), "threads": 1}
-    return {**about, "load_before": os.getloadavg()[0], "ours": ours, "peers": figures, "ratio": ratio}
+    about = {"data": name, "events": len(records), "repeats": args.repeats, "threads": 1}
+    return {**about, **around, "ours": ours, "peers": figures, "ratio": ratio}
 
 
-def _events(count: int | None) -> tuple[str, Schema, list[bytes]]:
+def stream(count: int | None) -> tuple[str, Schema, list[bytes]]:
+    """Return name, schema and messages: Chicago's reviews, or so many of a synthetic stream."""
     data = Path(os.environ.get("GRAPHSIEVE_DATA", "../shared/data")) / "reviews" / "yelpchi.txt.gz"
     if not SCHEMAS.is_dir():
         raise DataError(f"no folder {SCHEMAS}: run the bench in the root of the repository")

@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.handover:
         with _cluster(args) as (servers, config):
             return kafka_handover.run(servers, config, args.config)
-    name, schema, lines = embedded._events(args.events)
+    name, schema, lines = embedded.stream(args.events)
     records = [Record(i, line, None, JSON, float("nan")) for i, line in enumerate(lines)]
     whole, _ = train(schema, records, TrainOptions())
     small, _ = prune(whole, records, PruneOptions(budget=4))

@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from pipeline.bench.models import random_model
 from pipeline.cache import Cache
 from pipeline.decoder import Decoder
 from pipeline.errors import DataError
 from pipeline.history import History
 from pipeline.lists import Lists
 from pipeline.log import JSON, Record
-from pipeline.model import Branch, Layer, Model
+from pipeline.model import Model
 from pipeline.schema import Schema, parse_schema
 from pipeline.scorer import Scorer
 from pipeline.transform import fit_transform
@@ -61,23 +62,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return _report(scorer, done, bad, seconds, memory)
 
 
-def some_model(schema: Schema, width: int = 16, seed: int = 0) -> Model:
-    """A model with random weights behind real input tables: memory and sums don't care what it learned."""
-    rng = np.random.default_rng(seed)
-    records = (Record(i, line, None, JSON, float("nan")) for i, line in enumerate(synthetic_events(seed, FIT_EVENTS)))
+def some_model(schema: Schema, width: int = 16, inputs: int | None = None, hidden: int | None = None) -> Model:
+    """Return a model with random weights behind input tables that fit the synthetic stream; see `random_model`."""
+    records = (Record(i, line, None, JSON, float("nan")) for i, line in enumerate(synthetic_events(0, FIT_EVENTS)))
     history = History(schema, records)
-    channels = len(schema.channel_names)
     transform = fit_transform("quantile", history.raw_until(history.entries), schema.indicators)
-    branches = 1 + len(schema.relations)
-    layers = [Layer([_branch(rng, inputs, width) for _ in range(branches)]) for inputs in (channels, branches * width)]
-    weight = rng.normal(0, 0.3, branches * width).astype(np.float32)
-    keep = np.arange(channels, dtype=np.int32)
-    return Model(schema, transform, keep, (layers[0], layers[1]), weight, bias=0.0, threshold=0.5)
-
-
-def _branch(rng: np.random.Generator, inputs: int, width: int) -> Branch:
-    weight = rng.normal(0, inputs**-0.5, (inputs, width)).astype(np.float32)
-    return Branch(np.arange(inputs, dtype=np.int32), weight, np.zeros(width, np.float32))
+    return random_model(schema, transform, width, inputs, hidden)
 
 
 def largest_drift(scorer: Scorer) -> float:

@@ -4,7 +4,7 @@ Graphs are int64: with int32 ids this version crashes.
 """
 
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -42,3 +42,27 @@ def mean_over_neighbours(graph: Any, h: torch.Tensor) -> torch.Tensor:
         return h
     averaged: torch.Tensor = _dgl().ops.copy_u_mean(graph, h.contiguous())
     return averaged
+
+
+class Block(NamedTuple):
+    """Edges into some nodes: what one layer of a mini-batch reads."""
+
+    block: Any
+    source: torch.Tensor  # (S,) the nodes that it reads from
+    edge: torch.Tensor  # (E,) numbers of its edges in the whole graph
+
+
+def block_into(graph: Any, targets: torch.Tensor, fan_out: int | None = None) -> Block:
+    """Return the edges into `targets`, all of them or at most `fan_out` a target, drawn at random."""
+    dgl = _dgl()
+    part = (
+        dgl.in_subgraph(graph, targets) if fan_out is None else dgl.sampling.sample_neighbors(graph, targets, fan_out)
+    )
+    block = dgl.to_block(part, targets)
+    return Block(block, block.srcdata[dgl.NID], part.edata[dgl.EID][block.edata[dgl.EID]])
+
+
+def weighted_sum(block: Block, h: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Return the sum over each target's sources of weight * h.  # (S, H), (E,) -> (T, H)"""
+    summed: torch.Tensor = _dgl().ops.u_mul_e_sum(block.block, h.contiguous(), weight[:, None])
+    return summed

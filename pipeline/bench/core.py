@@ -1,0 +1,217 @@
+"""`graphsieve bench core`: targets/s of the stages A to D, and of all else that gives the same scores.
+
+Events are decoded beforehand and nothing is read or committed: what is timed is `Scorer.score`, the code that serves,
+on a state that holds the first part of the stream. The rest is cut into slices, and each slice into micro-batches of
+one size; ours and the peers (`core_peers`) score a slice in turn, and the sizes take turns from slice to slice, so
+that whatever else the machine does meets them all alike. Labels are among our events, as they are in a stream.
+
+The events are the first reviews of Chicago where the data is there, else a synthetic stream; weights are drawn by lot,
+for no speed depends on them. Outputs are compared before anything is timed; a difference above 1e-4 ends the bench.
+Figures are medians over the slices, with their quartiles; ratios count, absolute times depend on the machine.
+"""
+
+import argparse
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import quantiles
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from pipeline.bench.core_peers import MessagePassing, TorchCached, Trees, one_thread
+from pipeline.bench.embedded import stream
+from pipeline.bench.explicit_lists import explicit_lists
+from pipeline.bench.models import random_model
+from pipeline.bench.surroundings import surroundings
+from pipeline.decoder import Decoder
+from pipeline.errors import ConfigError
+from pipeline.events import EventBatch
+from pipeline.figure import COLOURS, new_figure, save
+from pipeline.history import Floats, History
+from pipeline.log import JSON, Record
+from pipeline.model import Model
+from pipeline.schema import Schema
+from pipeline.scorer import Scorer
+from pipeline.transform import Transform, fit_transform
+
+EVENTS = 40_000  # half of them reviews; lists are as long as a peer's memory allows
+WARM = 0.6  # of the events are in the state before anything is timed
+SLICE = 2048  # events that are timed together
+SIZES = (1, 8, 32, 128, 512, 2048)  # events a micro-batch
+LEAST = {"torch, cached": 1, "boosted trees": 1, "DGL, 32 and 32": 128}  # a peer's smallest batch; DGL's takes long
+ALIKE = 1e-4
+WIDTHS = (32, 64, 32)  # input channels, hidden features, outputs of layer 2 a branch
+UNPRUNED = 128  # channels a branch of both layers, over all input channels
+
+
+class Stream(NamedTuple):
+    schema: Schema
+    events: EventBatch
+    history: History
+    transform: Transform
+    first: int  # entry of the first event that is timed
+    warm: int  # its event
+
+    @property
+    def slices(self) -> range:
+        """The first event of each slice."""
+        return range(self.warm, len(self.events) - SLICE + 1, SLICE)
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Measure; print a table; return the report."""
+    around = surroundings()
+    one_thread()
+    name, made = _stream(args.events)
+    inputs, hidden, outputs = WIDTHS
+    model = random_model(made.schema, made.transform, outputs, inputs, hidden)
+    unpruned = random_model(made.schema, made.transform, UNPRUNED)
+    x, means = made.history.inputs(model.transform, model.input_keep)
+    h, _ = made.history.hidden(model.layers[0], x, means)
+    lists = explicit_lists(made.history)
+    peers: dict[str, Callable[[slice], Floats]] = {
+        "torch, cached": TorchCached(model, x, h, lists).scores,
+        "boosted trees": Trees(x, means, made.first).scores,
+    }
+    try:
+        peers |= {
+            "DGL, 32 and 32": MessagePassing(model, x, lists, fan_out=32).scores,
+            "DGL, all": MessagePassing(model, x, lists).scores,
+        }
+    except ConfigError as error:
+        print(error)
+    _compare(made, model, {who: peers[who] for who in ("torch, cached", "DGL, all") if who in peers})
+    speeds = _measure(made, model, unpruned, peers, args.repeats)
+    figures = {who: {str(size): _spread(found) for size, found in by_size.items()} for who, by_size in speeds.items()}
+    if args.plot:
+        _plot(speeds, args.plot)
+    about = {
+        "data": name,
+        "events": len(made.events),
+        "slices": len(made.slices) * args.repeats,
+        "members_a_list": round(float(np.mean([len(one.source) / (len(one.start) - 1) for one in lists])), 1),
+    }
+    return about | around | _report(figures)
+
+
+def _stream(count: int | None) -> tuple[str, Stream]:
+    name, schema, lines = stream(count)
+    least = math.ceil(SLICE * len(SIZES) / (1 - WARM))
+    if count is not None and count < least:
+        raise ConfigError(f"--events {count}: the bench needs at least {least:,}, a slice for each size of a batch")
+    records = [Record(i, line, None, JSON, float("nan")) for i, line in enumerate(lines[: count or EVENTS])]
+    events, _ = Decoder(schema).decode(records)
+    history = History(schema, records)
+    warm = int(len(events) * WARM)
+    first = int(events.target[:warm].sum())
+    if np.count_nonzero(events.target) != history.entries:
+        raise ConfigError("the bench counts on a stream in which every node is scored once")
+    transform = fit_transform("quantile", history.raw_until(first), schema.indicators)
+    return name, Stream(schema, events, history, transform, first, warm)
+
+
+# ---- outputs are equal ----
+
+
+def _compare(made: Stream, model: Model, peers: dict[str, Callable[[slice], Floats]]) -> None:
+    """RuntimeError where a peer's scores are not ours."""
+    scorer = _warm(made, model)
+    ours = scorer.score(made.events.part(made.warm, made.warm + SLICE)).score
+    targets = slice(made.first, made.first + len(ours))
+    for who, scores in peers.items():
+        apart = float(np.abs(scores(targets) - ours).max())
+        if apart > ALIKE:
+            raise RuntimeError(f"{who} differs from ours by {apart:g}: it computes something else")
+
+
+def _warm(made: Stream, model: Model) -> Scorer:
+    scorer = Scorer(model)
+    for start in range(0, made.warm, SLICE):
+        scorer.score(made.events.part(start, min(start + SLICE, made.warm)))
+    return scorer
+
+
+# ---- speed ----
+
+Speeds = dict[str, dict[int, list[float]]]  # who -> events a micro-batch -> targets/s, a slice each
+
+
+def _measure(
+    made: Stream, model: Model, unpruned: Model, peers: dict[str, Callable[[slice], Floats]], repeats: int
+) -> Speeds:
+    speeds: Speeds = {who: {} for who in ("ours", "ours, unpruned", *peers)}
+    for repeat in tqdm(range(repeats), unit="repeat", disable=None):
+        engines = {"ours": _warm(made, model), "ours, unpruned": _warm(made, unpruned)}
+        entry = made.first
+        for number, start in enumerate(made.slices):
+            size = SIZES[(number + repeat) % len(SIZES)]
+            batches = [made.events.part(i, min(i + size, start + SLICE)) for i in range(start, start + SLICE, size)]
+            counts = [int(np.count_nonzero(batch.target)) for batch in batches]
+            for who, engine in engines.items():
+                speeds[who].setdefault(size, []).append(sum(counts) / _seconds(engine.score, batches))
+            ends = entry + np.cumsum([0, *counts])
+            stretches = [slice(a, b) for a, b in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True) if a < b]
+            for who, scores in peers.items():
+                if size >= LEAST.get(who, SIZES[-1]):
+                    speeds[who].setdefault(size, []).append(sum(counts) / _seconds(scores, stretches))
+            entry = int(ends[-1])
+    return speeds
+
+
+def _seconds(score: Callable[[Any], Any], batches: list[Any]) -> float:
+    began = time.perf_counter()
+    for batch in batches:
+        score(batch)
+    return time.perf_counter() - began
+
+
+def _spread(speeds: list[float]) -> dict[str, int]:
+    low, middle, high = quantiles(speeds, n=4) if len(speeds) > 1 else speeds * 3
+    return {"median": round(middle), "low": round(low), "high": round(high), "slices": len(speeds)}
+
+
+# ---- what is told ----
+
+
+def _report(figures: dict[str, Any]) -> dict[str, Any]:
+    for line in _table(figures):
+        print(line)
+    ours = figures.pop("ours")
+    best = {who: max(by_size.values(), key=lambda found: found["median"]) for who, by_size in figures.items()}
+    best["ours, unpruned"] = figures["ours, unpruned"]["512"]
+    return {
+        "widths": {"inputs": WIDTHS[0], "hidden": WIDTHS[1], "outputs a branch": WIDTHS[2]},
+        "threads": 1,
+        "ours": {"targets_per_s": ours},
+        "peers": {who: {"targets_per_s": by_size} for who, by_size in figures.items()},
+        "ratio": {who: round(ours["512"]["median"] / found["median"], 2) for who, found in best.items()},
+    }
+
+
+def _table(figures: dict[str, Any]) -> list[str]:
+    lines = [f"{'targets/s, events a batch':<26}" + "".join(f"{size:>10}" for size in SIZES)]
+    for who, by_size in figures.items():
+        cells = [f"{by_size[str(size)]['median']:,}" if str(size) in by_size else "" for size in SIZES]
+        lines.append(f"{who:<26}" + "".join(f"{cell:>10}" for cell in cells))
+    return lines
+
+
+def _plot(speeds: Speeds, path: Path) -> None:
+    """Draw targets/s by the size of a micro-batch, with quartiles."""
+    figure, axes = new_figure(width=7.0, height=4.4)
+    (axis,) = axes.flat
+    for (who, by_size), colour in zip(speeds.items(), COLOURS, strict=False):
+        sizes = sorted(by_size)
+        spreads = [_spread(by_size[size]) for size in sizes]
+        axis.plot(sizes, [s["median"] for s in spreads], "o-", color=colour, label=who, markersize=4)
+        axis.fill_between(sizes, [s["low"] for s in spreads], [s["high"] for s in spreads], color=colour, alpha=0.15)
+    axis.set_xscale("log", base=2)
+    axis.set_yscale("log")
+    axis.set_xticks(SIZES, [str(size) for size in SIZES])
+    axis.set_xlabel("events a micro-batch")
+    axis.set_ylabel("targets/s, one thread")
+    axis.legend(fontsize=8)
+    save(figure, path)
