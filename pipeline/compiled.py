@@ -18,7 +18,10 @@ from typing import Any, TypeVar
 import numba
 
 # The modules with compiled functions, and those whose constants they take up; a test holds the list to the imports.
-SOURCES = ("compiled", "operations", "graph_state", "graph_lists", "graph_kernel", "lists", "cache", "transform")
+SOURCES = (
+    "compiled", "operations", "graph_state", "graph_lists", "graph_kernel", "lists", "cache", "transform",
+    "layer_kernel",
+)  # fmt: skip
 
 
 def _cache_folder() -> Path | None:

@@ -21,6 +21,7 @@ a list: 72 bytes + 8 a counter, and its key. `ttl` and `max_neighbours` bound th
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -47,6 +48,8 @@ from pipeline.names import Names
 from pipeline.operations import OPERATION, Operations
 from pipeline.room import with_room
 from pipeline.schema import Schema
+
+NO_ROWS = np.zeros(0, np.int32)
 
 
 class Members(NamedTuple):
@@ -219,17 +222,24 @@ class Graph:
         return Batch(
             kind=events.kind,
             row=self._rows(events.id),
-            ts=np.where(events.kind == RETRACT, self.watermark, events.ts),
+            ts=self._times(events),
             label=events.label,
             group_lists=self._group_lists(events),
             levels=np.ascontiguousarray(events.features[:, self._schema.deviating]),
-            edge_start=np.searchsorted(events.edge_event, np.arange(len(events) + 1)).astype(np.int64),
+            edge_start=_starts(events.edge_event, len(events)),
             edge_relation=np.ascontiguousarray(events.edge_relation),
             edge_row=self._rows(events.edge_other),
         )
 
+    def _times(self, events: EventBatch) -> npt.NDArray[np.float64]:
+        """Return the events' times; a retract has none and takes the graph's own."""
+        retracts = events.kind == RETRACT
+        return np.where(retracts, self.watermark, events.ts) if retracts.any() else events.ts
+
     def _rows(self, ids: list[str]) -> npt.NDArray[np.int32]:
-        rows, new = self._ids.intern(ids, self._free_rows)
+        if not ids:
+            return NO_ROWS
+        rows, new = self._ids.intern(ids, lambda: self._free_rows)
         if new:
             self._state.owner[new] = -1
             self._state.rows[new] = np.array((0, 0, -1, -1, -1, -1, ABSENT, -1, 0), ROW)
@@ -240,14 +250,18 @@ class Graph:
         lists = np.full((len(self._schema.groups), len(events)), -1, np.int32)
         meta = self._state.meta
         for g, (relation, _) in enumerate(self._schema.groups):
-            free = int(meta["free_lists"][0])
-            top = self._state.free_lists[max(0, free - len(events)) : free].tolist()  # of the stack
-            lists[g], new = self._keys[g].intern(events.keys[g], top)
+            lists[g], new = self._keys[g].intern(events.keys[g], partial(self._top_of_free_lists, len(events)))
             if new:
                 meta["free_lists"] -= len(new)
                 self._state.lists["relation"][new] = relation
                 self._note_idle(new, "lists")
         return lists
+
+    def _top_of_free_lists(self, most: int) -> list[int]:
+        """Return the lists that are free, those last that are to be used first; at most `most` of them."""
+        free = int(self._state.meta["free_lists"][0])
+        top: list[int] = self._state.free_lists[max(0, free - most) : free].tolist()
+        return top
 
     def _note_idle(self, new: list[int], what: str) -> None:
         """Until an event uses them, new rows and lists are as free as those that were left."""
@@ -337,6 +351,13 @@ class Graph:
 def capacities(arrays: Mapping[str, npt.NDArray[np.generic]]) -> tuple[int, int]:
     """Return for how many rows and how many lists an exported graph has room."""
     return len(arrays["graph.idle_rows"]), len(arrays["graph.free_lists"])
+
+
+def _starts(event: npt.NDArray[np.int32], events: int) -> npt.NDArray[np.int64]:
+    """Return where each event's edges begin, and where the last one's end.  # (m,) ascending -> (events + 1,)"""
+    if not len(event):
+        return np.zeros(events + 1, np.int64)
+    return np.searchsorted(event, np.arange(events + 1)).astype(np.int64)
 
 
 def _as_ours(array: npt.NDArray[np.generic], ours: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:

@@ -15,6 +15,7 @@ Source: GraphSAGE-mean with concatenation, as in GCNP (Zhou et al., PVLDB 14(9),
 
 import hashlib
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,14 @@ import numpy.typing as npt
 import safetensors
 import safetensors.numpy
 
+from pipeline import layer_kernel
 from pipeline.errors import CheckpointError, SchemaError
 from pipeline.schema import Schema, parse_schema
 from pipeline.transform import Transform
 
 Floats = npt.NDArray[np.float32]
 FORMAT = 1
+FEW = 4  # rows: with more, a matrix product for each branch is quicker than the compiled loop
 REPORT = ("training", "pruning", "metrics", "reference")  # no score depends on these
 ARITHMETIC = [
     "raw: the node's channels, in the order of `channels`",
@@ -66,6 +69,9 @@ class Layer:
     def forward(self, own: Floats, means: Floats) -> Floats:
         """Return relu outputs of all branches side by side.  # (B, W), (B, R, W) -> (B, H)"""
         out = np.empty((len(own), self.width), np.float32)
+        if len(own) <= FEW:
+            layer_kernel.forward(self._packed, own, means, out)
+            return out
         start = 0
         for b, branch in enumerate(self.branches):
             values = own if b == 0 else means[:, b - 1]
@@ -77,7 +83,20 @@ class Layer:
             start = stop
         return np.maximum(out, 0.0, out=out)
 
-    @property
+    @cached_property
+    def _packed(self) -> layer_kernel.Packed:
+        widths = [len(branch.bias) for branch in self.branches]
+        weights = [np.ascontiguousarray(branch.weight, np.float32).ravel() for branch in self.branches]
+        return layer_kernel.Packed(
+            keep=np.concatenate([branch.keep for branch in self.branches]).astype(np.int32),
+            keeps=np.cumsum([0, *(len(branch.keep) for branch in self.branches)]),
+            weight=np.concatenate(weights),
+            weights=np.cumsum([0, *(len(weight) for weight in weights[:-1])]),
+            bias=np.concatenate([branch.bias for branch in self.branches]).astype(np.float32),
+            outputs=np.cumsum([0, *widths]),
+        )
+
+    @cached_property
     def width(self) -> int:
         return sum(len(branch.bias) for branch in self.branches)
 

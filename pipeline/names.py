@@ -6,7 +6,7 @@
 A name costs its text, a dict slot and two pointers, about 150 bytes; it is forgotten with its row or list.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,26 +37,30 @@ class Names:
         known = self._name_by_index
         return [known[index] if index >= 0 else None for index in indices]
 
-    def intern(self, names: Sequence[str | None], free: list[int]) -> tuple[npt.NDArray[np.int32], list[int]]:
-        """Return each name's index, -1 for None, and the new indices, which are popped off `free`."""
+    def intern(
+        self, names: Sequence[str | None], free: Callable[[], list[int]]
+    ) -> tuple[npt.NDArray[np.int32], list[int]]:
+        """Return each name's index, -1 for None, and the new indices, popped off what `free` gives, if it is asked."""
         index_by_name = self._index_by_name
         known: Any = index_by_name.get  # None is never a key, which its type cannot say
         found: list[int | None] = list(map(known, names))
+        if None not in found:
+            return np.array(found, np.int32), []
+        unused = free()
         new: list[int] = []
         added: list[str] = []
-        if None in found:
-            for i, index in enumerate(found):
+        for i, index in enumerate(found):
+            if index is None:
+                name = names[i]
+                if name is None:
+                    found[i] = -1
+                    continue
+                index = index_by_name.get(name)  # the same new name may stand in one batch twice
                 if index is None:
-                    name = names[i]
-                    if name is None:
-                        found[i] = -1
-                        continue
-                    index = index_by_name.get(name)  # the same new name may stand in one batch twice
-                    if index is None:
-                        index = index_by_name[name] = free.pop()
-                        new.append(index)
-                        added.append(name)
-                    found[i] = index
+                    index = index_by_name[name] = unused.pop()
+                    new.append(index)
+                    added.append(name)
+                found[i] = index
         self._note(new, added)
         return np.array(found, np.int32), new
 

@@ -62,11 +62,12 @@ class Scorer:
         hidden_means = run_lists(applied, h, self.hidden, self.hidden_lists)
         times.append(self._clock())
         targets = np.flatnonzero(events.target[applied.entry_event])
-        score = self.model.classify(self.model.layers[1].forward(h[targets], hidden_means[targets]))
+        read = (h[targets], hidden_means[targets]) if len(targets) < len(h) else (h, hidden_means)
+        score = self.model.classify(self.model.layers[1].forward(*read))
         why = None
         if explain is not None:
-            read = (applied.channels, x, means, hidden_means)
-            why = explain(Seen(*(values[targets] for values in read)), score)
+            seen = (applied.channels, x, means, hidden_means)
+            why = explain(Seen(*(values[targets] for values in seen)), score)
         times.append(self._clock())
         stages = dict(zip("ABCD", np.diff(times).tolist(), strict=True))
         event, row = applied.entry_event[targets].astype(np.int64), applied.entry_row[targets]

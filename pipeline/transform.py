@@ -91,11 +91,9 @@ def _apply(
             elif np.isnan(value):
                 out[b, k] = value
             else:
-                low, high = first, last  # x[low] < value < x[high]
-                while high - low > 1:
-                    middle = (low + high) // 2
-                    if x[middle] <= value:
-                        low = middle
-                    else:
-                        high = middle
-                out[b, k] = z[low] + (z[high] - z[low]) * (value - x[low]) / (x[high] - x[low])
+                low, knots = first, last - first  # x[low] <= value < x[low + knots]
+                while knots > 1:  # without a branch that the processor would have to guess
+                    half = knots // 2
+                    low += half * (x[low + half] <= value)
+                    knots -= half
+                out[b, k] = z[low] + (z[low + 1] - z[low]) * (value - x[low]) / (x[low + 1] - x[low])

@@ -11,9 +11,10 @@ TEXTS = st.text(max_size=5)  # NUL, the empty text and characters of four bytes 
 
 def test_a_name_keeps_its_index_and_a_new_one_takes_a_free_one():
     names = Names()
-    found, new = names.intern(["a", "b", None, "a"], free := [9, 1, 0])
+    free = [9, 1, 0]
+    found, new = names.intern(["a", "b", None, "a"], lambda: free)
     assert (found.tolist(), new, free) == ([0, 1, -1, 0], [0, 1], [9])
-    found, new = names.intern(["b", "c"], free)
+    found, new = names.intern(["b", "c"], lambda: free)
     assert (found.tolist(), new, free) == ([1, 9], [9], [])
     assert [names.index_of(name) for name in ("a", "b", "c", "d")] == [0, 1, 9, -1]
     assert [names.name_of(index) for index in (0, 1, 9)] == ["a", "b", "c"]
@@ -21,7 +22,7 @@ def test_a_name_keeps_its_index_and_a_new_one_takes_a_free_one():
 
 def test_a_released_name_is_forgotten_and_releasing_it_twice_is_no_matter():
     names = Names()
-    names.intern(["a", "b"], [1, 0])
+    names.intern(["a", "b"], lambda: [1, 0])
     names.release([0])
     names.release([0])
     assert (len(names), names.index_of("a"), names.name_of(0), names.index_of("b")) == (1, -1, None, 1)
@@ -30,7 +31,7 @@ def test_a_released_name_is_forgotten_and_releasing_it_twice_is_no_matter():
 @given(texts=st.lists(TEXTS | st.none(), max_size=30), gone=st.sets(st.integers(0, 29)))
 def test_names_are_on_disk_what_they_are_in_memory(texts, gone):
     names = Names()
-    _, new = names.intern(texts, list(range(40, -1, -1)))
+    _, new = names.intern(texts, lambda: list(range(40, -1, -1)))
     names.release([index for index in new if index in gone])
     arrays = {name: np.array(array) for name, array in names.export("x").items()}
     again = Names.restore(arrays, "x")
