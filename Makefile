@@ -59,9 +59,9 @@ format: install ## let ruff sort the imports and format the code
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: install ## every bench that needs no broker, in some ten minutes; the last line of each is JSON
+bench: install ## speed: run every bench that needs no broker, write docs/performance and its tables; ten minutes
 	@for name in core embedded train recovery startup scale; do \
-		echo "== $$name"; $(BIN)/graphsieve bench $$name --json || exit; \
+		$(BIN)/graphsieve bench $$name --json --out docs/performance --page docs/performance.md || exit; \
 	done
 
 # In the order of what they cost; each goes on where it was stopped.

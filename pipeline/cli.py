@@ -138,14 +138,15 @@ def _prune(args: Args) -> dict[str, Any]:
 def _evaluate(args: Args) -> dict[str, Any]:
     import msgspec
 
-    from pipeline.experiments.command import Wanted, as_text, evaluate_any
+    from pipeline.experiments.command import Wanted, evaluate_any
+    from pipeline.page import as_text
 
     names = ("budgets", "schemes", "methods", "seeds")
     given = {name: value for name in names if (value := getattr(args, name)) is not None}
     wanted = Wanted(args.what, given, args.quick, args.schema)
     found, tables = evaluate_any(wanted, args.work, args.out or args.work, args.page)
     if not args.json:
-        print(as_text(found, tables))
+        print(as_text(tables))
         return {}
     report: dict[str, Any] = msgspec.to_builtins(found)
     return report
@@ -388,8 +389,20 @@ def _demo(args: Args) -> dict[str, Any]:
 def _bench(args: Args) -> dict[str, Any]:
     import importlib
 
+    from pipeline.bench.published import insert, write_report
+    from pipeline.page import as_text
+
     bench = importlib.import_module(f"pipeline.bench.{args.which}")
+    if not hasattr(bench, "tables") and (args.out or args.page):
+        raise ConfigError(f"bench {args.which}: it tells its figures as it goes and leaves no file; drop --out, --page")
     report: dict[str, Any] = bench.run(args)
+    if hasattr(bench, "tables"):
+        tables = bench.tables(report)
+        print(as_text(tables), flush=True)
+        if args.out:
+            write_report(report, args.out)
+        if args.page:
+            args.page.write_text(insert(args.page.read_text(encoding="utf-8"), report, tables), encoding="utf-8")
     return report
 
 

@@ -339,6 +339,8 @@ def _add_trying(command: Command) -> None:
     bench.add_argument("--events", type=_positive, help="how many events, or nodes (default: the bench's own)")
     bench.add_argument("--repeats", type=_positive, default=3)
     bench.add_argument("--plot", type=Path, metavar="FILE.png", help="core and scale: a picture of the figures")
+    bench.add_argument("--out", type=Path, metavar="FOLDER", help="write the report there, as NAME.json")
+    bench.add_argument("--page", type=Path, metavar="FILE.md", help="write the tables into their places there")
     bench.add_argument("--log", metavar="kafka://HOST:PORT", help="kafka: on these brokers (default: one of its own)")
     bench.add_argument("--soak", action="store_true", help="kafka: steady load at half the maximum, lag and memory")
     bench.add_argument("--handover", action="store_true", help="kafka: a shard of a million nodes changes its consumer")

@@ -8,6 +8,8 @@ import pytest
 from conftest import REPOSITORY
 
 from pipeline.bench import core, embedded, explicit_lists, recovery, scale, startup, train
+from pipeline.bench.published import insert, read_report
+from pipeline.cli import main
 from pipeline.errors import ConfigError, DataError
 from pipeline.history import History
 from pipeline.log import JSON, Record
@@ -23,11 +25,12 @@ def in_the_root(monkeypatch):
     monkeypatch.chdir(REPOSITORY)
 
 
-def told(bench, capsys, **given: object) -> dict:
-    """Return the bench's report; it prints a table, too."""
-    options = {"events": None, "repeats": 1, "plot": None, "config": None} | given
+def told(bench, **given: object) -> dict:
+    """Return the bench's report, of which its tables are made."""
+    name = bench.__name__.rpartition(".")[2]
+    options = {"which": name, "events": None, "repeats": 1, "plot": None, "config": None} | given
     report = json.loads(json.dumps(bench.run(argparse.Namespace(**options))))
-    assert capsys.readouterr().out.strip()
+    assert all(len(line) == len(table.header) for table in bench.tables(report) for line in table.cells)
     assert {"ours", "peers", "ratio", "cpus", "load_before", "versions"} <= set(report)
     assert set(report["ratio"]) == set(report["peers"])
     assert all(ratio > 0 for ratio in report["ratio"].values())
@@ -39,18 +42,18 @@ def small(monkeypatch):
     monkeypatch.setattr(core, "SLICE", 64)
 
 
-def test_core_compares_with_every_peer_and_runs_the_code_that_serves(small, capsys, monkeypatch, tmp_path):
+def test_core_compares_with_every_peer_and_runs_the_code_that_serves(small, monkeypatch, tmp_path):
     called: list[int] = []
     serves = Scorer.score
     monkeypatch.setattr(Scorer, "score", lambda self, events: called.append(len(events)) or serves(self, events))
-    report = told(core, capsys, events=1200, plot=tmp_path / "core.png")
+    report = told(core, events=1200, plot=tmp_path / "core.png")
     assert {"ours, unpruned", "torch, cached", "boosted trees"} <= set(report["peers"])
     assert set(report["ours"]["targets_per_s"]) == {str(size) for size in core.SIZES}
     assert {1, 8, 32} <= set(called)
     assert (tmp_path / "core.png").stat().st_size > 10_000
 
 
-def test_core_refuses_a_peer_that_computes_something_else(small, capsys, monkeypatch):
+def test_core_refuses_a_peer_that_computes_something_else(small, monkeypatch):
     wrong = explicit_lists.explicit_lists
 
     def halved(history: History) -> list[explicit_lists.ExplicitList]:
@@ -58,12 +61,12 @@ def test_core_refuses_a_peer_that_computes_something_else(small, capsys, monkeyp
 
     monkeypatch.setattr(core, "explicit_lists", halved)
     with pytest.raises(RuntimeError, match="torch, cached differs from ours"):
-        told(core, capsys, events=1200)
+        told(core, events=1200)
 
 
-def test_core_says_how_many_events_it_needs(capsys):
+def test_core_says_how_many_events_it_needs():
     with pytest.raises(ConfigError, match="--events 100: the bench needs at least 30,720"):
-        told(core, capsys, events=100)
+        told(core, events=100)
 
 
 def test_explicit_lists_hold_what_the_running_sums_hold():
@@ -79,32 +82,50 @@ def test_explicit_lists_hold_what_the_running_sums_hold():
         assert (one.source < one.reader).all()
 
 
-def test_embedded_tells_where_the_time_goes(capsys):
-    report = told(embedded, capsys, events=9000)
+def test_embedded_tells_where_the_time_goes():
+    report = told(embedded, events=9000)
     assert {"decode", "A", "B", "C", "D", "commit", "rest"} <= set(report["ours"]["stage_us_per_event"])
 
 
-def test_train_tells_the_seconds_of_each_part(capsys):
-    report = told(train, capsys, events=9000)
+def test_train_tells_the_seconds_of_each_part():
+    report = told(train, events=9000)
     assert set(report["ours"]["by_part"]) == {"replay", "train", "prune"}
     assert report["peak_memory_mb"] > 100
 
 
-def test_recovery_loads_what_it_wrote(capsys):
-    report = told(recovery, capsys, events=3000)
+def test_recovery_loads_what_it_wrote():
+    report = told(recovery, events=3000)
     assert report["nodes"] >= 3000
     assert report["ours"]["megabytes"] > 0
 
 
 def test_scale_grows_step_by_step(capsys, tmp_path):
-    report = told(scale, capsys, events=12_000, plot=tmp_path / "scale.png")
+    report = told(scale, events=12_000, plot=tmp_path / "scale.png")
     assert [step["nodes"] >= size for step, size in zip(report["ours"]["steps"], (10_000, 12_000), strict=True)]
     assert all(100 < step["bytes_a_node"] < 20_000 for step in report["ours"]["steps"])
     assert (tmp_path / "scale.png").exists()
     with pytest.raises(DataError, match="--events 10: the bench begins at 10,000 nodes"):
-        told(scale, capsys, events=10)
+        told(scale, events=10)
 
 
-def test_startup_waits_for_the_first_score(capsys, monkeypatch):
+def test_startup_waits_for_the_first_score(monkeypatch):
     monkeypatch.setattr(startup, "COLD_RUNS", 0)
-    assert told(startup, capsys)["ours"]["warm_s"] > 0
+    (warm,) = told(startup)["ours"]["seconds"]["warm"]
+    assert warm > 0
+
+
+def test_a_bench_writes_its_report_and_its_tables(tmp_path, capsys):
+    page = tmp_path / "page.md"
+    page.write_text("<!-- recovery -->\n<!-- end -->\n<!-- recovery.figures -->\n<!-- end -->\n")
+    words = ["bench", "recovery", "--events", "2000", "--repeats", "1", "--out", str(tmp_path), "--page", str(page)]
+    assert main([*words, "--json"]) == 0
+    report = read_report(tmp_path / "recovery.json")
+    assert insert(page.read_text(), report, recovery.tables(report)) == page.read_text()
+    assert "`graphsieve bench recovery --events 2000 --repeats 1` at " in page.read_text()
+    assert "| pause while it is written | " in page.read_text()
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == report
+
+
+def test_a_bench_without_tables_leaves_no_file(tmp_path, capsys):
+    assert main(["bench", "soak", "--events", "10", "--out", str(tmp_path)]) == 2
+    assert "bench soak: it tells its figures as it goes and leaves no file" in capsys.readouterr().err

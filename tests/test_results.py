@@ -7,7 +7,8 @@ from conftest import REPOSITORY
 
 from pipeline.errors import DataError
 from pipeline.experiments.evaluate import load_settings
-from pipeline.experiments.page import Results, Table, insert, provenance, read_results
+from pipeline.experiments.page import Results, insert, provenance, read_results
+from pipeline.page import Table
 
 PAGE = REPOSITORY / "docs/results.md"
 FILES = sorted((REPOSITORY / "docs/results").glob("*.json"))

@@ -25,7 +25,7 @@ from pipeline.bench.core_peers import MessagePassing, TorchCached, Trees, one_th
 from pipeline.bench.embedded import stream
 from pipeline.bench.explicit_lists import explicit_lists
 from pipeline.bench.models import random_model
-from pipeline.bench.surroundings import surroundings
+from pipeline.bench.surroundings import Report, surroundings
 from pipeline.decoder import Decoder
 from pipeline.errors import ConfigError
 from pipeline.events import EventBatch
@@ -33,6 +33,7 @@ from pipeline.figure import COLOURS, new_figure, save
 from pipeline.history import Floats, History
 from pipeline.log import JSON, Record
 from pipeline.model import Model
+from pipeline.page import Table
 from pipeline.schema import Schema
 from pipeline.scorer import Scorer
 from pipeline.transform import Transform, fit_transform
@@ -61,9 +62,9 @@ class Stream(NamedTuple):
         return range(self.warm, len(self.events) - SLICE + 1, SLICE)
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Measure; print a table; return the report."""
-    around = surroundings()
+def run(args: argparse.Namespace) -> Report:
+    """Measure; return the report."""
+    around = surroundings(args)
     one_thread()
     name, made = _stream(args.events)
     inputs, hidden, outputs = WIDTHS
@@ -176,14 +177,12 @@ def _spread(speeds: list[float]) -> dict[str, int]:
 # ---- what is told ----
 
 
-def _report(figures: dict[str, Any]) -> dict[str, Any]:
-    for line in _table(figures):
-        print(line)
+def _report(figures: dict[str, Any]) -> Report:
     ours = figures.pop("ours")
     best = {who: max(by_size.values(), key=lambda found: found["median"]) for who, by_size in figures.items()}
     best["ours, unpruned"] = figures["ours, unpruned"]["512"]
     return {
-        "widths": {"inputs": WIDTHS[0], "hidden": WIDTHS[1], "outputs a branch": WIDTHS[2]},
+        "widths": dict(zip(("inputs", "hidden", "outputs a branch"), WIDTHS, strict=True)),
         "threads": 1,
         "ours": {"targets_per_s": ours},
         "peers": {who: {"targets_per_s": by_size} for who, by_size in figures.items()},
@@ -191,12 +190,15 @@ def _report(figures: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _table(figures: dict[str, Any]) -> list[str]:
-    lines = [f"{'targets/s, events a batch':<26}" + "".join(f"{size:>10}" for size in SIZES)]
-    for who, by_size in figures.items():
-        cells = [f"{by_size[str(size)]['median']:,}" if str(size) in by_size else "" for size in SIZES]
-        lines.append(f"{who:<26}" + "".join(f"{cell:>10}" for cell in cells))
-    return lines
+def tables(report: Report) -> list[Table]:
+    """Targets/s by the size of a micro-batch; the last column is ours at 512 events over the peer at its best."""
+    rows = {"ours": report["ours"], **report["peers"]}
+    cells = [[who, *_cells(row["targets_per_s"]), f"{report['ratio'].get(who, 1):.2f}"] for who, row in rows.items()]
+    return [Table("targets", ["targets/s, events a batch", *map(str, SIZES), "ours over it"], cells)]
+
+
+def _cells(by_size: dict[str, dict[str, int]]) -> list[str]:
+    return [f"{by_size[str(size)]['median']:,}" if str(size) in by_size else "" for size in SIZES]
 
 
 def _plot(speeds: Speeds, path: Path) -> None:

@@ -15,20 +15,21 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from consumers.score import ScoreConsumer
 from consumers.service import warm_up
-from pipeline.bench.surroundings import surroundings
+from pipeline.bench.surroundings import Report, surroundings
 from pipeline.config import Config, load_config
 from pipeline.durations import parse_duration
 from pipeline.errors import DataError
 from pipeline.events import REASONS
 from pipeline.log import JSON, Message, Move, Record
 from pipeline.model import Model
+from pipeline.page import Table
 from pipeline.prune import PruneOptions, prune
 from pipeline.schema import Schema, load_schema
 from pipeline.snapshot_store import open_store
@@ -40,12 +41,13 @@ from producers.synthetic import synthetic_events
 
 SCHEMAS = Path("deploy/schemas")
 SYNTHETIC_EVENTS = 100_000
+PERCENTILES = ("p50_ms", "p99_ms")
 SCORE_BYTES = 200  # about what a score message takes
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Measure; print a table; return the report."""
-    around = surroundings()
+def run(args: argparse.Namespace) -> Report:
+    """Measure; return the report."""
+    around = surroundings(args)
     name, schema, lines = stream(args.events)
     records = [Record(i, line, None, JSON, float("nan")) for i, line in enumerate(lines)]
     whole, _ = train(schema, records, TrainOptions())
@@ -66,7 +68,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         log.close()
     figures = {who: _summary(found) for who, found in runs.items()}
     ours = figures.pop("pruned 4x")
-    _print_table(ours, figures)
     ratio = {who: round(ours["events_per_s"] / peer["events_per_s"], 3) for who, peer in figures.items()}
     about = {"data": name, "events": len(records), "repeats": args.repeats, "threads": 1}
     return {**about, **around, "ours": ours, "peers": figures, "ratio": ratio}
@@ -123,7 +124,7 @@ def _summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Medians, and the range of the speed."""
     speeds = [run["events_per_s"] for run in runs]
     summary: dict[str, Any] = {"events_per_s": round(median(speeds)), "range": [round(min(speeds)), round(max(speeds))]}
-    for name in ("p50_ms", "p99_ms"):
+    for name in PERCENTILES:
         if name in runs[0]:
             summary[name] = round(median(run[name] for run in runs), 3)
     if "stage_us_per_event" in runs[0]:
@@ -134,19 +135,20 @@ def _summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
     return summary
 
 
-def _print_table(ours: dict[str, Any], peers: dict[str, Any]) -> None:
-    for line in _table({"pruned 4x": ours, **peers}):
-        print(line)
+def tables(report: Report) -> list[Table]:
+    """Speed, and where the time goes, of each contender."""
+    rows = {"pruned 4x": report["ours"], **report["peers"]}
+    speed = [
+        [who, f"{row['events_per_s']:,}", "{:,} to {:,}".format(*row["range"]), *(_millis(row, p) for p in PERCENTILES)]
+        for who, row in rows.items()
+    ]
+    staged = {who: row["stage_us_per_event"] for who, row in rows.items() if "stage_us_per_event" in row}
+    stages = [[who, *(f"{value:.2f}" for value in found.values())] for who, found in staged.items()]
+    return [
+        Table("speed", ["", "events/s", "range", "p50 ms", "p99 ms"], speed),
+        Table("stages", ["microseconds an event", *next(iter(staged.values()))], stages),
+    ]
 
 
-def _table(figures: dict[str, Any]) -> Iterator[str]:
-    yield f"{'':<12} {'events/s':>10} {'range':>19} {'p50 ms':>8} {'p99 ms':>8}"
-    for who, row in figures.items():
-        spread = f"{row['range'][0]} - {row['range'][1]}"
-        latency = f"{row.get('p50_ms', float('nan')):>8.2f} {row.get('p99_ms', float('nan')):>8.2f}"
-        yield f"{who:<12} {row['events_per_s']:>10} {spread:>19} {latency}"
-    yield ""
-    yield f"{'us an event':<12} " + " ".join(f"{stage:>8}" for stage in (*STAGES, "rest"))
-    for who, row in figures.items():
-        if "stage_us_per_event" in row:
-            yield f"{who:<12} " + " ".join(f"{value:>8.2f}" for value in row["stage_us_per_event"].values())
+def _millis(row: dict[str, Any], name: str) -> str:
+    return f"{row[name]:.2f}" if name in row else ""

@@ -14,13 +14,13 @@ import time
 import tomllib
 from itertools import islice
 from statistics import median
-from typing import Any
 
 from pipeline.bench.soak import BATCH, SCHEMA, some_model
-from pipeline.bench.surroundings import surroundings
+from pipeline.bench.surroundings import Report, surroundings
 from pipeline.decoder import Decoder
 from pipeline.errors import DataError
 from pipeline.log import JSON, Record
+from pipeline.page import Table
 from pipeline.schema import Schema, parse_schema
 from pipeline.scorer import Scorer
 from pipeline.snapshot_store import SnapshotStore, open_store
@@ -31,9 +31,9 @@ WIDTHS = (32, 64, 32)  # input channels, hidden features, outputs of layer 2 a b
 TAIL = 100_000  # events that are replayed behind the snapshot
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Measure; print a table; return the report."""
-    around = surroundings()
+def run(args: argparse.Namespace) -> Report:
+    """Measure; return the report."""
+    around = surroundings(args)
     schema = lasting_schema()
     inputs, hidden, outputs = WIDTHS
     model = some_model(schema, outputs, inputs, hidden)
@@ -61,8 +61,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "write_pause_s": round(median(write), 3), "megabytes": round(manifest.bytes / 1e6),
         "load_s": round(median(load), 3), "replay_events_per_s": round(median(rate)),
     }  # fmt: skip
-    for name, value in (ours | {"without a snapshot, s": round(filling, 1)}).items():
-        print(f"{name:<24} {value:>12,}")
     return {
         "nodes": scorer.graph.row_count,
         "lists": scorer.graph.list_count,
@@ -73,6 +71,19 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "peers": {"replay of the whole log": {"load_s": round(filling, 3)}},
         "ratio": {"replay of the whole log": round(filling / median(load), 1)},
     }
+
+
+def tables(report: Report) -> list[Table]:
+    ours, whole = report["ours"], report["peers"]["replay of the whole log"]["load_s"]
+    cells = [
+        ["nodes, lists", f"{report['nodes']:,}, {report['lists']:,}"],
+        ["a snapshot", f"{ours['megabytes']:,} MB"],
+        ["pause while it is written", f"{ours['write_pause_s']:.2f} s"],
+        ["loading it", f"{ours['load_s']:.2f} s"],
+        ["replay behind it", f"{ours['replay_events_per_s']:,} events/s"],
+        ["peer: replay of the whole log", f"{whole:.1f} s"],
+    ]
+    return [Table("figures", ["", ""], cells)]
 
 
 def lasting_schema() -> Schema:

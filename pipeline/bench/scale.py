@@ -18,11 +18,12 @@ import numpy as np
 
 from pipeline.bench.recovery import WIDTHS, lasting_schema
 from pipeline.bench.soak import BATCH, some_model
-from pipeline.bench.surroundings import surroundings
+from pipeline.bench.surroundings import Report, surroundings
 from pipeline.decoder import Decoder
 from pipeline.errors import DataError
 from pipeline.figure import by_factors, new_figure, save
 from pipeline.log import JSON, Record
+from pipeline.page import Table
 from pipeline.scorer import Scorer
 from producers.synthetic import synthetic_events
 
@@ -33,9 +34,9 @@ TIMED = 40  # micro-batches at each size
 Step = dict[str, Any]
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Measure; print a table; return the report."""
-    around = surroundings()
+def run(args: argparse.Namespace) -> Report:
+    """Measure; return the report."""
+    around = surroundings(args)
     sizes = _sizes(args.events or NODES)
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
@@ -48,10 +49,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         step = _step(here, process.pid)
         step["bytes_a_node"] = round((step.pop("bytes") - empty) / step["nodes"])
         steps.append(step)
-        print(
-            f"{step['nodes']:>12,} nodes {step['lists']:>12,} lists {step['us_a_target']:8.2f} us a target "
-            f"{step['bytes_a_node']:6,} bytes a node"
-        )
     process.join()
     if args.plot:
         _plot(steps, args.plot)
@@ -63,6 +60,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "peers": {"ours, the smallest": {"us_a_target": steps[0]["us_a_target"]}},
         "ratio": {"ours, the smallest": round(steps[0]["us_a_target"] / steps[-1]["us_a_target"], 2)},
     }
+
+
+def tables(report: Report) -> list[Table]:
+    cells = [
+        [f"{s['nodes']:,}", f"{s['lists']:,}", f"{s['us_a_target']:.1f}", f"{s['bytes_a_node']:,}"]
+        for s in report["ours"]["steps"]
+    ]
+    return [Table("steps", ["nodes", "lists", "microseconds a target", "bytes a node, all told"], cells)]
 
 
 def _sizes(most: int) -> list[int]:

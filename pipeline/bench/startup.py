@@ -15,12 +15,12 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from pipeline.bench.soak import SCHEMA, some_model
-from pipeline.bench.surroundings import surroundings
+from pipeline.bench.surroundings import Report, surroundings
 from pipeline.errors import DataError, LogError
 from pipeline.log import Message
+from pipeline.page import Table
 from pipeline.schema import load_schema
 from pipeline.sqlite_log import SqliteLog
 from producers.synthetic import synthetic_events
@@ -31,9 +31,9 @@ LOOK_SECONDS = 0.002
 WAIT_SECONDS = 300.0
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Measure; print a table; return the report."""
-    around = surroundings()
+def run(args: argparse.Namespace) -> Report:
+    """Measure; return the report."""
+    around = surroundings(args)
     if not SCHEMA.exists():
         raise DataError(f"no file {SCHEMA}: run the bench in the root of the repository")
     with tempfile.TemporaryDirectory() as folder:
@@ -41,17 +41,20 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         some_model(load_schema(SCHEMA)).save(place / "model")
         _first_score(place, "fills-the-cache", None)
         seconds = _measure(place, args.repeats)
-    for name, found in seconds.items():
-        print(f"{name:<14} {median(found):6.2f} s   ({min(found):.2f} to {max(found):.2f})")
-    middle = {name: round(median(found), 3) for name, found in seconds.items()}
-    torch = middle.pop("import torch")
+    figures = {name: [round(value, 3) for value in sorted(found)] for name, found in seconds.items()}
+    torch = figures.pop("import torch")
     return {
-        "repeats": args.repeats,
         **around,
-        "ours": {f"{name}_s": value for name, value in middle.items()},
-        "peers": {"import torch": {"warm_s": torch}},
-        "ratio": {"import torch": round(torch / middle["warm"], 2)},
+        "ours": {"seconds": figures},
+        "peers": {"import torch": {"seconds": torch}},
+        "ratio": {"import torch": round(median(torch) / median(figures["warm"]), 2)},
     }
+
+
+def tables(report: Report) -> list[Table]:
+    runs = report["ours"]["seconds"] | {"peer: import torch": report["peers"]["import torch"]["seconds"]}
+    cells = [[name, f"{median(s):.2f}", f"{s[0]:.2f} to {s[-1]:.2f}", str(len(s))] for name, s in runs.items()]
+    return [Table("seconds", ["start", "seconds, median", "range", "runs"], cells)]
 
 
 def _measure(place: Path, repeats: int) -> dict[str, list[float]]:

@@ -11,22 +11,22 @@ import resource
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier
 
-from pipeline.bench.surroundings import surroundings
+from pipeline.bench.surroundings import Report, surroundings
 from pipeline.errors import DataError
 from pipeline.experiments.recordings import Recording, open_recording
 from pipeline.history import History
+from pipeline.page import Table
 from pipeline.prune import PruneOptions, prune_on
 from pipeline.train import TrainOptions, check_samples, train_on
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Measure; print a table; return the report."""
-    around = surroundings()
+def run(args: argparse.Namespace) -> Report:
+    """Measure; return the report."""
+    around = surroundings(args)
     recording = _recording(args.events)
     seconds: dict[str, float] = {}
 
@@ -50,8 +50,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         HistGradientBoostingClassifier(max_iter=100, early_stopping=False).fit(reads, history.truth[split.train])
     trees = seconds.pop("boosted trees")
     total = round(sum(seconds.values()), 2)
-    for name, value in (seconds | {"all": total, "boosted trees": trees}).items():
-        print(f"{name:<14} {value:8.2f} s")
     return {
         "data": recording.name,
         "events": history.events,
@@ -61,6 +59,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "peers": {"boosted trees": {"seconds": trees}},
         "ratio": {"boosted trees": round(trees / total, 2)},
     }
+
+
+def tables(report: Report) -> list[Table]:
+    ours = report["ours"]
+    rows = ours["by_part"] | {
+        "all": ours["seconds"],
+        "peer: boosted trees": report["peers"]["boosted trees"]["seconds"],
+    }
+    cells = [[name, f"{seconds:.1f}"] for name, seconds in rows.items()]
+    return [Table("seconds", [f"{report['data']}, {report['events']:,} events", "seconds"], cells)]
 
 
 def _recording(events: int | None) -> Recording:

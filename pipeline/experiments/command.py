@@ -1,7 +1,6 @@
 """What `graphsieve evaluate` was given -> an experiment that can run, and its tables as people read them."""
 
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +8,8 @@ import msgspec
 
 from pipeline.errors import ConfigError
 from pipeline.experiments.evaluate import Family, evaluate, family_of, load_settings
-from pipeline.experiments.page import Results, Table
+from pipeline.experiments.page import Results
+from pipeline.page import Table
 
 
 class Wanted(NamedTuple):
@@ -67,14 +67,3 @@ def _settings(family: Family, values: dict[str, Any]) -> Any:
         return msgspec.convert(values, family.Settings)
     except msgspec.ValidationError as error:
         raise ConfigError(str(error)) from None
-
-
-def as_text(found: Results, tables: Sequence[Table]) -> str:
-    """Return the tables with aligned columns."""
-    return "\n\n".join(f"{table.name}\n{_aligned(table)}" for table in tables if table.cells)
-
-
-def _aligned(table: Table) -> str:
-    lines = [list(table.header), *map(list, table.cells)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(table.header))]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)

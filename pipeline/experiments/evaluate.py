@@ -21,8 +21,9 @@ from typing import Any, Protocol, cast
 import msgspec
 
 from pipeline.errors import ConfigError
-from pipeline.experiments.page import Results, Table, gather, insert, write_results
+from pipeline.experiments.page import Results, gather, insert, write_results
 from pipeline.experiments.run import Job, run_jobs
+from pipeline.page import Table
 
 FAMILIES = ("graphs", "streams", "baselines", "decay", "detector")
 

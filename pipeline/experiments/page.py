@@ -1,25 +1,14 @@
-"""What an experiment leaves for readers: docs/results/NAME.json, and its tables in docs/results.md.
+"""What an experiment leaves for readers: docs/results/NAME.json, and its tables in docs/results.md."""
 
-The page is written by hand around its tables. Each stands between two comments and is made from the JSON alone, so a
-test can make it again and compare:
-
-    <!-- graphs.accuracy -->
-    | data | method | F1-micro |
-    ...
-    <!-- end -->
-"""
-
-import re
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
-from pipeline.errors import DataError
 from pipeline.experiments.run import Line
 from pipeline.experiments.summary import Row, summarise
+from pipeline.page import Table, put
 
 
 class Results(msgspec.Struct):
@@ -32,16 +21,6 @@ class Results(msgspec.Struct):
     machine: str
     seeds: int
     rows: list[Row]
-
-
-class Table(NamedTuple):
-    name: str
-    header: Sequence[str]
-    cells: Sequence[Sequence[str]]
-
-    def markdown(self) -> str:
-        lines = [self.header, ["---"] * len(self.header), *self.cells]
-        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def gather(name: str, command: str, machine: str, lines: Sequence[Line]) -> Results:
@@ -73,14 +52,7 @@ def provenance(results: Results) -> str:
 
 def insert(page: str, results: Results, tables: Sequence[Table]) -> str:
     """Return `page` with the experiment's tables in their places; DataError where a table has none."""
-    page = _put(page, f"{results.name}", provenance(results))
+    page = put(page, f"{results.name}", provenance(results))
     for table in tables:
-        page = _put(page, f"{results.name}.{table.name}", table.markdown())
+        page = put(page, f"{results.name}.{table.name}", table.markdown())
     return page
-
-
-def _put(page: str, place: str, text: str) -> str:
-    pattern = re.compile(rf"(<!-- {re.escape(place)} -->\n).*?(<!-- end -->)", re.DOTALL)
-    if not pattern.search(page):
-        raise DataError(f"the page has no place for {place}: write <!-- {place} --> and <!-- end --> where it belongs")
-    return pattern.sub(lambda found: f"{found[1]}{text}\n{found[2]}", page, count=1)

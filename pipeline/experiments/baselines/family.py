@@ -14,10 +14,11 @@ import numpy.typing as npt
 from pipeline.errors import ConfigError
 from pipeline.experiments.baselines.methods import METHODS, Trial, information, scores_of
 from pipeline.experiments.figures import stream_figures
-from pipeline.experiments.page import Results, Table
+from pipeline.experiments.page import Results
 from pipeline.experiments.run import Job, Key, Record
 from pipeline.experiments.summary import Row, select
 from pipeline.figure import COLOURS, new_figure, save
+from pipeline.page import Table
 
 Floats = npt.NDArray[np.float32]
 FIGURES = {

@@ -13,8 +13,9 @@ from msgspec import Meta
 
 from pipeline.experiments.decay import pictures, retrain, words
 from pipeline.experiments.decay.retrain import Subject
-from pipeline.experiments.page import Results, Table
+from pipeline.experiments.page import Results
 from pipeline.experiments.run import Job
+from pipeline.page import Table
 
 
 class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from pipeline.experiments.decay.retrain import NEVER
-from pipeline.experiments.page import Table
 from pipeline.experiments.summary import Row, select
+from pipeline.page import Table
 
 ALL = "all"
 

@@ -21,13 +21,14 @@ from msgspec import Meta
 
 from pipeline.experiments.detector.refresh import judge_nodes_alone, refreshed
 from pipeline.experiments.figures import stream_figures
-from pipeline.experiments.page import Results, Table
+from pipeline.experiments.page import Results
 from pipeline.experiments.recordings import open_recording
 from pipeline.experiments.run import Job, Key, Record
 from pipeline.experiments.summary import Row, select
 from pipeline.fit import fit_layer
 from pipeline.history import Floats, History, Split
 from pipeline.model import probability
+from pipeline.page import Table
 from pipeline.schema import Schema, parse_schema
 from pipeline.train import Trained, TrainOptions, branch_blocks, check_samples, lesson, logits, train_on
 

@@ -13,9 +13,10 @@ from statistics import fmean
 from typing import Any
 
 from pipeline.experiments.graphs.settings import ALL_METHODS, PAPER, SMALL
-from pipeline.experiments.page import Results, Table
+from pipeline.experiments.page import Results
 from pipeline.experiments.summary import Row, Spread, select
 from pipeline.figure import COLOURS, by_factors, new_figure, save
+from pipeline.page import Table
 
 NAMES = {
     "lasso": "LASSO, closed form",

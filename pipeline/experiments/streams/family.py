@@ -17,10 +17,11 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from pipeline.experiments.page import Results, Table
+from pipeline.experiments.page import Results
 from pipeline.experiments.run import Job
 from pipeline.experiments.streams import pictures, study, words
 from pipeline.experiments.streams.study import Subject, Ways
+from pipeline.page import Table
 
 
 class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -9,9 +9,9 @@ kept      the input channels that pruning keeps most often, by branch
 
 from collections.abc import Iterable, Sequence
 
-from pipeline.experiments.page import Table
 from pipeline.experiments.run import Key
 from pipeline.experiments.summary import Row, select
+from pipeline.page import Table
 
 PLACE = ("data", "delay", "width")
 OWN_DELAY = "own"  # a stream's labels come when they came
