@@ -103,7 +103,7 @@ class Graph:
         n, width = len(events), len(self._schema.channel_names) - len(self._schema.own_channels)
         result = Result(
             outcome=np.zeros(n, np.uint8), log=self._log, entry_event=np.zeros(n, np.int32),
-            previous=np.zeros(n, np.int32), channels=np.zeros((n, width), np.float32),
+            previous=np.zeros(n, np.int32), channels=np.zeros((n, width), np.float32), last=np.zeros(n, np.uint8),
         )  # fmt: skip
         done = run(self._state, self._rules, batch, result, 0)
         while done < n:
@@ -311,9 +311,7 @@ class Graph:
         entries = int(self._state.meta["entries"][0])
         entry_event = result.entry_event[:entries]
         entry_row = batch.row[entry_event]
-        rows = self._state.rows
-        kept = np.flatnonzero(rows["fresh"][entry_row] == np.arange(entries))
-        rows["fresh"][entry_row] = -1
+        kept = np.flatnonzero(result.last[:entries])
         self._release()
         operations = Operations(
             log=self._log[: int(self._state.meta["operations"][0])].copy(),
@@ -331,21 +329,21 @@ class Graph:
     def _release(self) -> None:
         """Free the rows and lists that are idle still, with their names."""
         state, meta = self._state, self._state.meta[0]
-        idle = state.idle_rows[: meta["idle_rows"]]
-        state.rows["idle"][idle] = 0
-        gone = idle[state.rows["state"][idle] == ABSENT].tolist()
-        self._ids.release(gone)
-        self._free_rows += gone
-        idle = state.idle_lists[: meta["idle_lists"]]
-        state.lists["idle"][idle] = 0
-        gone = idle[state.lists["links"][idle] == 0].tolist()
-        for relation in set(state.lists["relation"][gone].tolist()):
-            group = self._rules.group_of[relation]
-            if group >= 0:
-                self._keys[group].release([own for own in gone if state.lists["relation"][own] == relation])
-        state.free_lists[meta["free_lists"] : meta["free_lists"] + len(gone)] = gone
-        meta["free_lists"] += len(gone)
-        meta["idle_rows"], meta["idle_lists"] = 0, 0
+        if meta["idle_rows"]:
+            gone = state.idle_rows[: meta["idle_rows"]].tolist()
+            self._ids.release(gone)
+            self._free_rows += gone
+            meta["idle_rows"] = 0
+        if meta["idle_lists"]:
+            gone = state.idle_lists[: meta["idle_lists"]].tolist()
+            relations = state.lists["relation"][gone].tolist()
+            for relation in set(relations):
+                group = self._rules.group_of[relation]
+                if group >= 0:
+                    self._keys[group].release([own for own, of in zip(gone, relations, strict=True) if of == relation])
+            state.free_lists[meta["free_lists"] : meta["free_lists"] + len(gone)] = gone
+            meta["free_lists"] += len(gone)
+            meta["idle_lists"] = 0
 
 
 def capacities(arrays: Mapping[str, npt.NDArray[np.generic]]) -> tuple[int, int]:

@@ -62,7 +62,33 @@ def run(g: State, rules: Rules, batch: Batch, out: Result, start: int) -> int:
             out.outcome[e] = _label(g, rules, batch, e)
         else:
             out.outcome[e] = _retract(g, rules, batch, out, e)
+    _end(g, batch, out)
     return len(batch.kind)
+
+
+@compiled
+def _end(g: State, batch: Batch, out: Result) -> None:
+    """Mark the entries whose values are kept; leave among the idle rows and lists those that nothing uses."""
+    meta = g.meta[0]
+    for entry in range(meta.entries):
+        row = batch.row[out.entry_event[entry]]
+        if g.rows[row].fresh == entry:
+            out.last[entry] = 1
+            g.rows[row].fresh = -1
+    rows, lists = meta.idle_rows, meta.idle_lists
+    meta.idle_rows, meta.idle_lists = 0, 0
+    for i in range(rows):
+        row = g.idle_rows[i]
+        g.rows[row].idle = 0
+        if g.rows[row].state == ABSENT:
+            g.idle_rows[meta.idle_rows] = row
+            meta.idle_rows += 1
+    for i in range(lists):
+        own = g.idle_lists[i]
+        g.lists[own].idle = 0
+        if g.lists[own].links == 0:
+            g.idle_lists[meta.idle_lists] = own
+            meta.idle_lists += 1
 
 
 # ---- the five events ----

@@ -34,7 +34,7 @@ class State(NamedTuple):
     spam: Array  # (L, H) ... of the spam among them
     meta: Array  # (1,) META
     free_lists: Array  # stack; its height is meta.free_lists
-    idle_rows: Array  # rows that may be free at the end of the batch
+    idle_rows: Array  # rows that may be free at the end of the batch; then, those that are
     idle_lists: Array
 
 
@@ -78,6 +78,7 @@ class Result(NamedTuple):
     entry_event: Array  # (n,) which event made entry b
     previous: Array  # (n,) where the row's values were before: a row of the store, or ~entry
     channels: Array  # (n, G) the channels that the graph gives entry b
+    last: Array  # (n,) 1 where entry b is the last of a row that is live
 
 
 ROW = np.dtype(
