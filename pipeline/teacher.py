@@ -5,8 +5,8 @@ either (distillation: Hinton et al., arXiv 1503.02531). The teacher are trees on
 its neighbours. Each training sample is judged by trees that were fitted on the other folds; so nothing is learnt by
 heart, and no event after the training part is read. What is served stays one small network.
 
-Of many labels a network learns more than from such trees. Validation said so, by average precision and over seeds:
-Chicago's 40,000 labels 0.3797, with a teacher 0.3825; New York's 215,000 labels 0.357, with a teacher 0.351.
+Of many labels a network learns more than from such trees: validation prefers a teacher on Chicago, with 40,000 labels,
+and none on New York, with 215,000 (docs/results.md, "What was tried").
 
 n samples, K channels.
 """
