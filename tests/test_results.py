@@ -16,7 +16,7 @@ EXPERIMENTS = sorted((REPOSITORY / "experiments").glob("*.toml"))
 
 
 def test_all_results_are_of_an_experiment():
-    assert {path.stem for path in FILES} <= {path.stem for path in EXPERIMENTS}
+    assert {path.stem for path in FILES} == {path.stem for path in EXPERIMENTS}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
