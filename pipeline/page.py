@@ -11,7 +11,10 @@ compare:
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
 
 from pipeline.errors import DataError
 
@@ -37,8 +40,23 @@ def as_text(tables: Sequence[Table]) -> str:
     return "\n\n".join(f"{table.name}\n{table.text()}" for table in tables if table.cells)
 
 
-def put(page: str, place: str, text: str) -> str:
-    """Return `page` with `text` between the comments of `place`; DataError where they are missing."""
+def write_document(document: Any, name: str, folder: Path) -> Path:
+    """Write `document` into `folder` as NAME.json; return its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n")
+    return path
+
+
+def fill(page: str, name: str, provenance: str, tables: Sequence[Table]) -> str:
+    """Return `page` with the provenance and the tables of `name` in their places; DataError where one is missing."""
+    page = _put(page, name, provenance)
+    for table in tables:
+        page = _put(page, f"{name}.{table.name}", table.markdown())
+    return page
+
+
+def _put(page: str, place: str, text: str) -> str:
     pattern = re.compile(rf"(<!-- {re.escape(place)} -->\n).*?(<!-- end -->)", re.DOTALL)
     if not pattern.search(page):
         raise DataError(f"the page has no place for {place}: write <!-- {place} --> and <!-- end --> where it belongs")

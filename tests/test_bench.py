@@ -11,8 +11,8 @@ from pipeline.bench import core, embedded, explicit_lists, recovery, scale, star
 from pipeline.bench.published import insert, read_report
 from pipeline.cli import main
 from pipeline.errors import ConfigError, DataError
+from pipeline.experiments.recordings import as_records
 from pipeline.history import History
-from pipeline.log import JSON, Record
 from pipeline.schema import load_schema
 from pipeline.scorer import Scorer
 from producers.synthetic import synthetic_events
@@ -72,7 +72,7 @@ def test_core_says_how_many_events_it_needs():
 def test_explicit_lists_hold_what_the_running_sums_hold():
     schema = load_schema(REPOSITORY / "deploy/schemas/synthetic.toml")
     lines = synthetic_events(0, 4000)
-    history = History(schema, [Record(i, line, None, JSON, float("nan")) for i, line in enumerate(lines)])
+    history = History(schema, as_records(lines))
     values = np.random.default_rng(0).normal(size=(history.entries, 3)).astype(np.float32)
     means = history.means_of(values)
     for r, one in enumerate(explicit_lists.explicit_lists(history)):

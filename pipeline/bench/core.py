@@ -21,17 +21,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from pipeline.bench.core_peers import MessagePassing, TorchCached, Trees, one_thread
+from pipeline.bench.core_peers import FAN_OUT, MessagePassing, TorchCached, Trees, one_thread
 from pipeline.bench.embedded import stream
 from pipeline.bench.explicit_lists import explicit_lists
-from pipeline.bench.models import random_model
+from pipeline.bench.models import WIDTHS, random_model
 from pipeline.bench.surroundings import Report, surroundings
 from pipeline.decoder import Decoder
 from pipeline.errors import ConfigError
 from pipeline.events import EventBatch
+from pipeline.experiments.recordings import as_records
 from pipeline.figure import COLOURS, new_figure, save
 from pipeline.history import Floats, History
-from pipeline.log import JSON, Record
 from pipeline.model import Model
 from pipeline.page import Table
 from pipeline.schema import Schema
@@ -44,7 +44,6 @@ SLICE = 2048  # events that are timed together
 SIZES = (1, 8, 32, 128, 512, 2048)  # events a micro-batch
 LEAST = {"torch, cached": 1, "boosted trees": 1, "DGL, 32 and 32": 128}  # a peer's smallest batch; DGL's takes long
 ALIKE = 1e-4
-WIDTHS = (32, 64, 32)  # input channels, hidden features, outputs of layer 2 a branch
 UNPRUNED = 128  # channels a branch of both layers, over all input channels
 
 
@@ -67,7 +66,7 @@ def run(args: argparse.Namespace) -> Report:
     around = surroundings(args)
     one_thread()
     name, made = _stream(args.events)
-    inputs, hidden, outputs = WIDTHS
+    inputs, hidden, outputs = WIDTHS.values()
     model = random_model(made.schema, made.transform, outputs, inputs, hidden)
     unpruned = random_model(made.schema, made.transform, UNPRUNED)
     x, means = made.history.inputs(model.transform, model.input_keep)
@@ -79,7 +78,7 @@ def run(args: argparse.Namespace) -> Report:
     }
     try:
         peers |= {
-            "DGL, 32 and 32": MessagePassing(model, x, lists, fan_out=32).scores,
+            "DGL, 32 and 32": MessagePassing(model, x, lists, fan_out=FAN_OUT).scores,
             "DGL, all": MessagePassing(model, x, lists).scores,
         }
     except ConfigError as error:
@@ -103,7 +102,7 @@ def _stream(count: int | None) -> tuple[str, Stream]:
     least = math.ceil(SLICE * len(SIZES) / (1 - WARM))
     if count is not None and count < least:
         raise ConfigError(f"--events {count}: the bench needs at least {least:,}, a slice for each size of a batch")
-    records = [Record(i, line, None, JSON, float("nan")) for i, line in enumerate(lines[: count or EVENTS])]
+    records = as_records(lines[: count or EVENTS])
     events, _ = Decoder(schema).decode(records)
     history = History(schema, records)
     warm = int(len(events) * WARM)
@@ -182,7 +181,7 @@ def _report(figures: dict[str, Any]) -> Report:
     best = {who: max(by_size.values(), key=lambda found: found["median"]) for who, by_size in figures.items()}
     best["ours, unpruned"] = figures["ours, unpruned"]["512"]
     return {
-        "widths": dict(zip(("inputs", "hidden", "outputs a branch"), WIDTHS, strict=True)),
+        "widths": WIDTHS,
         "threads": 1,
         "ours": {"targets_per_s": ours},
         "peers": {who: {"targets_per_s": by_size} for who, by_size in figures.items()},

@@ -27,7 +27,8 @@ from pipeline.config import Config, load_config
 from pipeline.durations import parse_duration
 from pipeline.errors import DataError
 from pipeline.events import REASONS
-from pipeline.log import JSON, Message, Move, Record
+from pipeline.experiments.recordings import as_records
+from pipeline.log import Message, Move
 from pipeline.model import Model
 from pipeline.page import Table
 from pipeline.prune import PruneOptions, prune
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace) -> Report:
     """Measure; return the report."""
     around = surroundings(args)
     name, schema, lines = stream(args.events)
-    records = [Record(i, line, None, JSON, float("nan")) for i, line in enumerate(lines)]
+    records = as_records(lines)
     whole, _ = train(schema, records, TrainOptions())
     small, _ = prune(whole, records, PruneOptions(budget=4))
     config = load_config(args.config)

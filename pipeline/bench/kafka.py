@@ -39,10 +39,11 @@ from pipeline.bench.kafka_process import clients
 from pipeline.bench.kafka_serve import PARTS, Contender, Place, bare, score_only, serve
 from pipeline.broker import ROOMY, Broker
 from pipeline.config import Config, load_config
+from pipeline.experiments.recordings import as_records
 from pipeline.kafka_log.client import Cluster
 from pipeline.kafka_log.log import KafkaLog
 from pipeline.kafka_log.topics import create_topic, partition_counts
-from pipeline.log import JSON, Message, Record
+from pipeline.log import Message
 from pipeline.log_url import split_kafka_url
 from pipeline.model import Model
 from pipeline.prune import PruneOptions, prune
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         with _cluster(args) as (servers, config):
             return kafka_handover.run(servers, config, args.config)
     name, schema, lines = embedded.stream(args.events)
-    records = [Record(i, line, None, JSON, float("nan")) for i, line in enumerate(lines)]
+    records = as_records(lines)
     whole, _ = train(schema, records, TrainOptions())
     small, _ = prune(whole, records, PruneOptions(budget=4))
     about = {"data": name, "events": len(lines), "repeats": args.repeats, "cpus": os.cpu_count()}
@@ -139,7 +140,7 @@ def _throughput(
 
 def _place(servers: str, config: Config, schema: Schema, lines: list[bytes]) -> Place:
     """Put the events on two topics: single, and packed."""
-    records = [Record(i, line, None, JSON, float("nan")) for i, line in enumerate(lines)]
+    records = as_records(lines)
     messages = {
         "single": [Message(line, f"k{i % 1000}") for i, line in enumerate(lines)],
         "packed": [Message(r.value, None, r.content_type) for r in packed(iter(records), schema, PACK)],

@@ -13,7 +13,6 @@ import math
 import tempfile
 import threading
 import time
-import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice, pairwise
@@ -23,15 +22,15 @@ from typing import Any
 import msgspec
 
 from pipeline.bench.kafka_process import Scorer, scorer
-from pipeline.bench.soak import SCHEMA, some_model
+from pipeline.bench.models import some_model, synthetic_schema
 from pipeline.config import Config
-from pipeline.errors import DataError, LogError
+from pipeline.errors import LogError
 from pipeline.kafka_log.client import Cluster
 from pipeline.kafka_log.log import KafkaLog
 from pipeline.kafka_log.overview import assignments
 from pipeline.kafka_log.topics import create_topic
 from pipeline.log import JSON, PACKED, Message, Record, read_to_end
-from pipeline.schema import Schema, parse_schema
+from pipeline.schema import Schema
 from producers.replay import packed
 from producers.synthetic import synthetic_events
 
@@ -48,9 +47,7 @@ LOOK_SECONDS = 0.1
 
 def run(servers: str, config: Config, config_file: Path | None, nodes: int = NODES) -> dict[str, Any]:
     """Hand a shard over; return for how long it was silent, and those that did not move."""
-    if not SCHEMA.exists():
-        raise DataError(f"no file {SCHEMA}: run the bench in the root of the repository")
-    schema = _schema()
+    schema = synthetic_schema(lasting=True)
     config = msgspec.structs.replace(
         config,
         score=msgspec.structs.replace(config.score, snapshot_every="1h"),  # one would be a silence of its own
@@ -73,13 +70,6 @@ def run(servers: str, config: Config, config_file: Path | None, nodes: int = NOD
         newest = max(state.glob(f"*-{LARGE}@*/snapshot-*"))
         snapshot_bytes = sum(path.stat().st_size for path in newest.iterdir())
     return {"nodes": filled, "snapshot_mb": round(snapshot_bytes / 1e6), **found}
-
-
-def _schema() -> Schema:
-    """The synthetic stream's schema, whose nodes stay."""
-    tree = tomllib.loads(SCHEMA.read_text(encoding="utf-8"))
-    del tree["nodes"]["ttl"]
-    return parse_schema(tree, str(SCHEMA))
 
 
 def _fill(cluster: Cluster, topic: str, schema: Schema, stream: Iterator[bytes], nodes: int) -> int:

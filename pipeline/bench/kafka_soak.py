@@ -9,7 +9,6 @@ import multiprocessing
 import os
 import tempfile
 import time
-import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -21,16 +20,14 @@ import numpy as np
 
 from pipeline.bench.kafka_process import Scorer, measuring, scorer
 from pipeline.bench.kafka_serve import Contender, Place, serve
-from pipeline.bench.soak import SCHEMA, some_model
+from pipeline.bench.models import some_model, synthetic_schema
 from pipeline.config import Config
-from pipeline.errors import DataError
 from pipeline.kafka_log.bare import paced
 from pipeline.kafka_log.client import Cluster
 from pipeline.kafka_log.log import KafkaLog
 from pipeline.kafka_log.topics import create_topic
 from pipeline.log import Message
 from pipeline.model import Model
-from pipeline.schema import parse_schema
 from producers.synthetic import synthetic_events
 
 MEASURED_EVENTS = 50_000  # to know the speed whose half is the load
@@ -51,9 +48,7 @@ class Sample(NamedTuple):
 
 def run(servers: str, config: Config, config_file: Path | None, minutes: float) -> dict[str, Any]:
     """Run the load; return whether lag and memory stayed what they were."""
-    if not SCHEMA.exists():
-        raise DataError(f"no file {SCHEMA}: run the bench in the root of the repository")
-    model = some_model(parse_schema(tomllib.loads(SCHEMA.read_text(encoding="utf-8")), str(SCHEMA)))
+    model = some_model(synthetic_schema())
     cluster = Cluster(servers, config.kafka)
     for topic in (config.topics.events, config.topics.scores, config.topics.dead_letters):
         create_topic(cluster, topic, 1, None, KEPT)

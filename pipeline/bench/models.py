@@ -1,11 +1,39 @@
-"""Models with weights drawn by lot: no speed, no memory and no sum depends on what was learned."""
+"""Models with weights drawn by lot, and the synthetic stream's schema: what was learned changes no speed and no sum."""
+
+import tomllib
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.errors import DataError
+from pipeline.experiments.recordings import as_records
+from pipeline.history import History
 from pipeline.model import Branch, Layer, Model
-from pipeline.schema import Schema
-from pipeline.transform import Transform
+from pipeline.schema import Schema, parse_schema
+from pipeline.transform import Transform, fit_transform
+from producers.synthetic import synthetic_events
+
+SCHEMA = Path("deploy/schemas/synthetic.toml")
+FIT_EVENTS = 20_000  # enough for input tables and for layers of the usual scale
+WIDTHS = {"inputs": 32, "hidden": 64, "outputs a branch": 32}  # channels that stay in a pruned model
+
+
+def synthetic_schema(lasting: bool = False) -> Schema:
+    """Return the synthetic stream's schema; `lasting`: whose nodes stay. DataError outside the repository."""
+    if not SCHEMA.exists():
+        raise DataError(f"no file {SCHEMA}: run the bench in the root of the repository")
+    tree = tomllib.loads(SCHEMA.read_text(encoding="utf-8"))
+    if lasting:
+        del tree["nodes"]["ttl"]
+    return parse_schema(tree, str(SCHEMA))
+
+
+def some_model(schema: Schema, width: int = 16, inputs: int | None = None, hidden: int | None = None) -> Model:
+    """Return a model with random weights behind input tables that fit the synthetic stream; see `random_model`."""
+    history = History(schema, as_records(synthetic_events(0, FIT_EVENTS)))
+    transform = fit_transform("quantile", history.raw_until(history.entries), schema.indicators)
+    return random_model(schema, transform, width, inputs, hidden)
 
 
 def random_model(

@@ -6,15 +6,12 @@ from typing import Any
 import msgspec
 
 from pipeline.bench.surroundings import Report
-from pipeline.page import Table, put
+from pipeline.page import Table, fill, write_document
 
 
 def write_report(report: Report, folder: Path) -> Path:
     """Write the JSON into `folder`; return its path."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{report['bench']}.json"
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
-    return path
+    return write_document(report, report["bench"], folder)
 
 
 def read_report(path: Path) -> Report:
@@ -33,7 +30,4 @@ def provenance(report: Report) -> str:
 
 def insert(page: str, report: Report, tables: list[Table]) -> str:
     """Return `page` with the bench's tables in their places; DataError where a table has none."""
-    page = put(page, report["bench"], provenance(report))
-    for table in tables:
-        page = put(page, f"{report['bench']}.{table.name}", table.markdown())
-    return page
+    return fill(page, report["bench"], provenance(report), tables)

@@ -11,31 +11,29 @@ The stream is the synthetic one, whose nodes stay; the model has as many hidden 
 import argparse
 import tempfile
 import time
-import tomllib
 from itertools import islice
 from statistics import median
 
-from pipeline.bench.soak import BATCH, SCHEMA, some_model
+from pipeline.bench.models import WIDTHS, some_model, synthetic_schema
+from pipeline.bench.soak import BATCH
 from pipeline.bench.surroundings import Report, surroundings
 from pipeline.decoder import Decoder
-from pipeline.errors import DataError
-from pipeline.log import JSON, Record
+from pipeline.experiments.recordings import as_records
 from pipeline.page import Table
-from pipeline.schema import Schema, parse_schema
+from pipeline.schema import Schema
 from pipeline.scorer import Scorer
 from pipeline.snapshot_store import SnapshotStore, open_store
 from producers.synthetic import synthetic_events
 
 NODES = 1_000_000
-WIDTHS = (32, 64, 32)  # input channels, hidden features, outputs of layer 2 a branch
 TAIL = 100_000  # events that are replayed behind the snapshot
 
 
 def run(args: argparse.Namespace) -> Report:
     """Measure; return the report."""
     around = surroundings(args)
-    schema = lasting_schema()
-    inputs, hidden, outputs = WIDTHS
+    schema = synthetic_schema(lasting=True)
+    inputs, hidden, outputs = WIDTHS.values()
     model = some_model(schema, outputs, inputs, hidden)
     scorer, stream = Scorer(model), synthetic_events(seed=0)
     began, events = time.perf_counter(), 0
@@ -86,21 +84,11 @@ def tables(report: Report) -> list[Table]:
     return [Table("figures", ["", ""], cells)]
 
 
-def lasting_schema() -> Schema:
-    """Return the synthetic stream's schema, whose nodes stay."""
-    if not SCHEMA.exists():
-        raise DataError(f"no file {SCHEMA}: run the bench in the root of the repository")
-    tree = tomllib.loads(SCHEMA.read_text(encoding="utf-8"))
-    del tree["nodes"]["ttl"]
-    return parse_schema(tree, str(SCHEMA))
-
-
 def apply(scorer: Scorer, schema: Schema, lines: list[bytes]) -> int:
     """Decode and score messages in micro-batches; return how many there were."""
     decoder = Decoder(schema)
     for start in range(0, len(lines), BATCH):
-        records = [Record(i, line, None, JSON, float("nan")) for i, line in enumerate(lines[start : start + BATCH])]
-        scorer.score(decoder.decode(records)[0])
+        scorer.score(decoder.decode(as_records(lines[start : start + BATCH]))[0])
     return len(lines)
 
 

@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.bench.recovery import WIDTHS, lasting_schema
-from pipeline.bench.soak import BATCH, some_model
+from pipeline.bench.models import WIDTHS, some_model, synthetic_schema
+from pipeline.bench.soak import BATCH
 from pipeline.bench.surroundings import Report, surroundings
 from pipeline.decoder import Decoder
 from pipeline.errors import DataError
+from pipeline.experiments.recordings import as_records
 from pipeline.figure import by_factors, new_figure, save
-from pipeline.log import JSON, Record
 from pipeline.page import Table
 from pipeline.scorer import Scorer
 from producers.synthetic import synthetic_events
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> Report:
         _plot(steps, args.plot)
     return {
         "repeats": 1,
-        "widths": dict(zip(("inputs", "hidden", "outputs a branch"), WIDTHS, strict=True)),
+        "widths": WIDTHS,
         **around,
         "ours": {"steps": steps},
         "peers": {"ours, the smallest": {"us_a_target": steps[0]["us_a_target"]}},
@@ -91,15 +91,15 @@ def _step(here: Connection, pid: int | None) -> Step:
 
 
 def _grow(there: Connection, sizes: list[int]) -> None:
-    schema = lasting_schema()
-    inputs, hidden, outputs = WIDTHS
+    schema = synthetic_schema(lasting=True)
+    inputs, hidden, outputs = WIDTHS.values()
     scorer, decoder, stream = Scorer(some_model(schema, outputs, inputs, hidden)), Decoder(schema), synthetic_events(0)
     _tell(there, {})
     taken: list[float] = []
     for size in sizes:
         while scorer.graph.row_count < size:
             lines = islice(stream, BATCH)
-            events, _ = decoder.decode([Record(i, x, None, JSON, float("nan")) for i, x in enumerate(lines)])
+            events, _ = decoder.decode(as_records(lines))
             began = time.perf_counter()
             targets = len(scorer.score(events).score)
             taken.append((time.perf_counter() - began) / max(targets, 1))

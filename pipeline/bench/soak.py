@@ -8,7 +8,6 @@ At the end every list's sums are compared with a rebuild from its members' rows.
 import argparse
 import os
 import time
-import tomllib
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,31 +15,22 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from pipeline.bench.models import random_model
+from pipeline.bench.models import some_model, synthetic_schema
 from pipeline.cache import Cache
 from pipeline.decoder import Decoder
-from pipeline.errors import DataError
-from pipeline.history import History
 from pipeline.lists import Lists
 from pipeline.log import JSON, Record
-from pipeline.model import Model
-from pipeline.schema import Schema, parse_schema
 from pipeline.scorer import Scorer
-from pipeline.transform import fit_transform
 from producers.synthetic import synthetic_events
 
-SCHEMA = Path("deploy/schemas/synthetic.toml")
 EVENTS = 10_000_000
 BATCH = 512
-FIT_EVENTS = 20_000  # enough for input tables and for layers of the usual scale
 WARM_SHARE = 0.3
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Run the stream; return memory along the way and the largest difference from a rebuild."""
-    if not SCHEMA.exists():
-        raise DataError(f"no file {SCHEMA}: run the bench in the root of the repository")
-    schema = parse_schema(tomllib.loads(SCHEMA.read_text(encoding="utf-8")), str(SCHEMA))
+    schema = synthetic_schema()
     total = args.events or EVENTS
     scorer, decoder = Scorer(some_model(schema)), Decoder(schema)
     stream = enumerate(synthetic_events(seed=0, limit=total))
@@ -60,14 +50,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             bar.update(len(chunk))
     seconds = time.perf_counter() - began
     return _report(scorer, done, bad, seconds, memory)
-
-
-def some_model(schema: Schema, width: int = 16, inputs: int | None = None, hidden: int | None = None) -> Model:
-    """Return a model with random weights behind input tables that fit the synthetic stream; see `random_model`."""
-    records = (Record(i, line, None, JSON, float("nan")) for i, line in enumerate(synthetic_events(0, FIT_EVENTS)))
-    history = History(schema, records)
-    transform = fit_transform("quantile", history.raw_until(history.entries), schema.indicators)
-    return random_model(schema, transform, width, inputs, hidden)
 
 
 def largest_drift(scorer: Scorer) -> float:

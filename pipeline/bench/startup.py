@@ -16,12 +16,11 @@ import time
 from pathlib import Path
 from statistics import median
 
-from pipeline.bench.soak import SCHEMA, some_model
+from pipeline.bench.models import some_model, synthetic_schema
 from pipeline.bench.surroundings import Report, surroundings
-from pipeline.errors import DataError, LogError
+from pipeline.errors import LogError
 from pipeline.log import Message
 from pipeline.page import Table
-from pipeline.schema import load_schema
 from pipeline.sqlite_log import SqliteLog
 from producers.synthetic import synthetic_events
 
@@ -34,11 +33,9 @@ WAIT_SECONDS = 300.0
 def run(args: argparse.Namespace) -> Report:
     """Measure; return the report."""
     around = surroundings(args)
-    if not SCHEMA.exists():
-        raise DataError(f"no file {SCHEMA}: run the bench in the root of the repository")
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        some_model(load_schema(SCHEMA)).save(place / "model")
+        some_model(synthetic_schema()).save(place / "model")
         _first_score(place, "fills-the-cache", None)
         seconds = _measure(place, args.repeats)
     figures = {name: [round(value, 3) for value in sorted(found)] for name, found in seconds.items()}

@@ -8,7 +8,7 @@ import msgspec
 
 from pipeline.experiments.run import Line
 from pipeline.experiments.summary import Row, summarise
-from pipeline.page import Table, put
+from pipeline.page import Table, fill, write_document
 
 
 class Results(msgspec.Struct):
@@ -34,10 +34,7 @@ def gather(name: str, command: str, machine: str, lines: Sequence[Line]) -> Resu
 
 def write_results(results: Results, folder: Path) -> Path:
     """Write the JSON into `folder`; return its path."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{results.name}.json"
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
-    return path
+    return write_document(results, results.name, folder)
 
 
 def read_results(path: Path) -> Results:
@@ -52,7 +49,4 @@ def provenance(results: Results) -> str:
 
 def insert(page: str, results: Results, tables: Sequence[Table]) -> str:
     """Return `page` with the experiment's tables in their places; DataError where a table has none."""
-    page = put(page, f"{results.name}", provenance(results))
-    for table in tables:
-        page = put(page, f"{results.name}.{table.name}", table.markdown())
-    return page
+    return fill(page, results.name, provenance(results), tables)
