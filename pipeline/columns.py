@@ -9,12 +9,15 @@ so that a good batch costs a few whole-column operations and only a bad one is l
 """
 
 from collections.abc import Callable, Sequence
+from types import NoneType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.sections import LARGEST, Feature, Log1p, Numeric, OneHot, Vector, text_of
+from pipeline.texts import Texts
+from pipeline.texts_kernel import BETWEEN, ESCAPE, join
 
 Floats = npt.NDArray[np.float32]
 Wrong = dict[int, tuple[str, str]]
@@ -43,24 +46,38 @@ def weekdays(ts: npt.NDArray[np.float64]) -> Floats:
     return np.eye(7, dtype=np.float32)[day]
 
 
-def group_keys(fields: Sequence[Sequence[Any]]) -> list[str | None]:
-    """Join each node's values of a relation's fields into its group key; None where one is missing.
+def group_keys(fields: Sequence[Texts]) -> Texts:
+    """Join each node's values of a relation's fields into its group key; none where one is missing.  # (n,)
 
-    A number and its text are the same key, and so are 5 and 5.0: producers differ in how they write them.
+    The parts of a key stay apart: ("a", "bc") and ("ab", "c") are two keys whatever the texts hold.
     """
-    columns = [_texts(values) for values in fields]
-    return columns[0] if len(columns) == 1 else _joined(columns)
+    if len(fields) == 1:
+        return fields[0]
+    columns = Texts.stack(fields, len(fields[0]))
+    length = np.empty(len(fields[0]), np.int32)
+    data = np.empty(2 * int(np.maximum(columns.length, 0).sum()) + columns.length.size, np.uint8)
+    used = join(columns.data, columns.start, columns.length, length, data)
+    return Texts.laid_out(data[:used], length)
 
 
-def check_keys(name: str, keys: Sequence[Any], optional: bool) -> Wrong:
-    """Return what is wrong with a relation's group keys, which are texts or None."""
-    try:
-        if max(map(len, keys), default=0) <= LONGEST_NAME:
-            return {}
-    except TypeError:  # None has no length
-        pass
+def texts_of(values: Sequence[Any]) -> Texts:
+    """Return a field's values as texts.  # (n,)
+
+    A number and its text are the same, and so are 5 and 5.0: producers differ in how they write them.
+    """
+    kinds = set(map(type, values))
+    if kinds == {int}:
+        return Texts.of(list(map(str, values)))
+    if not kinds <= {str, NoneType}:
+        return Texts.of([None if value is None else text_of(value) for value in values])
+    return Texts.of(values)
+
+
+def check_keys(name: str, keys: Texts, optional: bool) -> Wrong:
+    """Return what is wrong with a relation's group keys."""
     wrong: Wrong = {}
-    for i, key in enumerate(keys):
+    for i in np.flatnonzero((keys.length < 0) | (keys.length > LONGEST_NAME)).tolist():
+        key = keys[i]
         if key is None and not optional:
             wrong[i] = ("missing_field", f"a field that relation {name} groups by is missing")
         elif key is not None and len(key) > LONGEST_NAME:
@@ -97,13 +114,17 @@ def _one_hot(name: str, feature: OneHot) -> Column:
     rows = np.eye(len(index) + feature.other, dtype=np.float32)
 
     def column(values: Sequence[Any]) -> tuple[Floats, Wrong]:
-        found = [index.get(text, -1) for text in _texts(values)]
+        found = [index.get(value if type(value) is str else _text(value), -1) for value in values]
         wrong: Wrong = {}
         if not feature.other and -1 in found:
             wrong = {i: _unknown(name, values[i]) for i, place in enumerate(found) if place < 0}
         return rows[np.array(found, dtype=np.int64)], wrong  # -1 takes the last row: `other`, for a missing value too
 
     return column
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else text_of(value)
 
 
 def _unknown(name: str, value: Any) -> tuple[str, str]:
@@ -128,35 +149,9 @@ def _vectors(name: str, values: Sequence[Any], length: int) -> tuple[Floats, Wro
     return block.astype(np.float32), wrong
 
 
-def _texts(values: Sequence[Any]) -> list[str | None]:
-    kinds = set(map(type, values))
-    if kinds == {str}:
-        return list(values)
-    if kinds == {int}:
-        return list(map(str, values))
-    return [None if value is None else text_of(value) for value in values]
-
-
-_BETWEEN, _ESCAPE = "\x1f", "\x1e"  # two control characters; the second stands for both where a text has one of them
-
-
-def _joined(columns: Sequence[Sequence[Any]]) -> list[str | None]:
-    """Join the parts of each key, so that ("a", "bc") and ("ab", "c") stay two keys whatever the texts hold."""
-    try:
-        every = "".join(map("".join, columns))
-    except TypeError:  # None is no text
-        every = _ESCAPE
-    if _BETWEEN not in every and _ESCAPE not in every:
-        return list(map(_BETWEEN.join, zip(*columns, strict=True)))
-    return [None if None in parts else _BETWEEN.join(map(_escaped, parts)) for parts in zip(*columns, strict=True)]
-
-
-def _escaped(part: str) -> str:
-    return part.replace(_ESCAPE, _ESCAPE + "0").replace(_BETWEEN, _ESCAPE + "1")
-
-
 def split_key(key: str, parts: int) -> list[str]:
     """Return the texts that a group key of so many parts was joined of; of a key that was cut, what is left of them."""
     if parts == 1:
         return [key]
-    return [part.replace(_ESCAPE + "1", _BETWEEN).replace(_ESCAPE + "0", _ESCAPE) for part in key.split(_BETWEEN)]
+    between, escape = chr(BETWEEN), chr(ESCAPE)
+    return [part.replace(escape + "1", between).replace(escape + "0", escape) for part in key.split(between)]

@@ -19,8 +19,8 @@ import numba
 
 # The modules with compiled functions, and those whose constants they take up; a test holds the list to the imports.
 SOURCES = (
-    "compiled", "operations", "graph_state", "graph_lists", "graph_kernel", "lists", "cache", "transform",
-    "layer_kernel",
+    "compiled", "texts_kernel", "names_kernel", "operations", "graph_state", "graph_lists", "graph_names",
+    "graph_kernel", "lists", "cache", "transform", "layer_kernel",
 )  # fmt: skip
 
 

@@ -91,8 +91,8 @@ _TOPIC, _CONTENT_TYPE = attrgetter("topic"), attrgetter("content_type")
 
 def labels_of(events: EventBatch) -> Iterator[tuple[int, str, int]]:
     """Yield (position, id, 1 for spam or 0) of the label events among `events`."""
-    for i in np.flatnonzero(events.kind == LABEL).tolist():
-        yield int(events.position[i]), events.id[i], int(events.label[i])
+    at = np.flatnonzero(events.kind == LABEL)
+    yield from zip(events.position[at].tolist(), events.id[at].known(), events.label[at].tolist(), strict=True)
 
 
 def _unknown_content_type(records: Sequence[Record]) -> tuple[None, list[BadEvent]]:

@@ -10,7 +10,6 @@ by event.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain, compress
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from pipeline.columns import LONGEST_NAME, Wrong
 from pipeline.log import Record
 from pipeline.schema import Schema
 from pipeline.sections import EVENT_TYPES, text_of
+from pipeline.texts import Texts
 
 NODE, EDGE, SCORE, LABEL, RETRACT = range(len(EVENT_TYPES))
 
@@ -51,16 +51,16 @@ class EventBatch:
     """n events in log order. A column holds its neutral value where an event's type has no such field."""
 
     kind: npt.NDArray[np.uint8]  # (n,) NODE .. RETRACT
-    id: list[str]  # n: the node; the source of an edge
+    id: Texts  # (n,) the node; the source of an edge
     ts: npt.NDArray[np.float64]  # (n,) seconds since the epoch; nan for retract
     target: npt.NDArray[np.bool_]  # (n,) to be scored
     label: npt.NDArray[np.int8]  # (n,) 1 spam, 0 not; -1 none
     features: npt.NDArray[np.float32]  # (n, F) own channels of node events
-    keys: list[list[str | None]]  # group relations x n: the group key, None for no membership
+    keys: Texts  # (group relations, n) the group key, none for no membership
     # edges, those of node events too, ordered by event
     edge_event: npt.NDArray[np.int32]  # (m,) index of the event
     edge_relation: npt.NDArray[np.int32]  # (m,) index among the schema's relations
-    edge_other: list[str]  # m: the node at the other end
+    edge_other: Texts  # (m,) the node at the other end
     position: npt.NDArray[np.int64]  # (n,) of the message in the log
     index: npt.NDArray[np.int32]  # (n,) of the event in its packed message
 
@@ -71,9 +71,9 @@ class EventBatch:
         """Return the events that `keep` marks, in order."""
         edge_keep: npt.NDArray[np.bool_] = keep[self.edge_event]
         renumbered = np.cumsum(keep, dtype=np.int32) - 1
-        columns = {name: _pick(getattr(self, name), keep) for name in _EVENT_COLUMNS}
-        columns |= {name: _pick(getattr(self, name), edge_keep) for name in _EDGE_COLUMNS}
-        columns["keys"] = [_pick(keys, keep) for keys in self.keys]
+        columns = {name: getattr(self, name)[keep] for name in _EVENT_COLUMNS}
+        columns |= {name: getattr(self, name)[edge_keep] for name in _EDGE_COLUMNS}
+        columns["keys"] = self.keys[:, keep]
         columns["edge_event"] = renumbered[columns["edge_event"]]
         return EventBatch(**columns)
 
@@ -86,9 +86,9 @@ class EventBatch:
         place[order] = np.arange(len(order), dtype=np.int32)
         edge_event = place[self.edge_event]
         edge_order = np.argsort(edge_event, kind="stable")
-        columns = {name: _sorted(getattr(self, name), order) for name in _EVENT_COLUMNS}
-        columns |= {name: _sorted(getattr(self, name), edge_order) for name in _EDGE_COLUMNS}
-        columns["keys"] = [_sorted(keys, order) for keys in self.keys]
+        columns = {name: getattr(self, name)[order] for name in _EVENT_COLUMNS}
+        columns |= {name: getattr(self, name)[edge_order] for name in _EDGE_COLUMNS}
+        columns["keys"] = self.keys[:, order]
         columns["edge_event"] = edge_event[edge_order]
         return EventBatch(**columns)
 
@@ -97,7 +97,7 @@ class EventBatch:
         first, last = np.searchsorted(self.edge_event, (start, stop)).tolist()
         columns = {name: getattr(self, name)[start:stop] for name in _EVENT_COLUMNS}
         columns |= {name: getattr(self, name)[first:last] for name in _EDGE_COLUMNS}
-        columns["keys"] = [keys[start:stop] for keys in self.keys]
+        columns["keys"] = self.keys[:, start:stop]
         columns["edge_event"] = columns["edge_event"] - np.int32(start)
         return EventBatch(**columns)
 
@@ -109,7 +109,7 @@ class EventBatch:
         starts = np.cumsum([0, *(len(part) for part in parts[:-1])])
         columns = {name: [getattr(part, name) for part in parts] for name in ("keys", *_EVENT_COLUMNS, *_EDGE_COLUMNS)}
         columns["edge_event"] = [part.edge_event + np.int32(s) for part, s in zip(parts, starts, strict=True)]
-        joined = {name: _join_column(name, column) for name, column in columns.items()}
+        joined = {name: _joined(column) for name, column in columns.items()}
         return EventBatch(**joined)
 
 
@@ -117,18 +117,8 @@ _EVENT_COLUMNS = ("kind", "id", "ts", "target", "label", "features", "position",
 _EDGE_COLUMNS = ("edge_event", "edge_relation", "edge_other")
 
 
-def _join_column(name: str, column: list[Any]) -> Any:
-    if name == "keys":
-        return [list(chain.from_iterable(relation)) for relation in zip(*column, strict=True)]
-    return list(chain.from_iterable(column)) if isinstance(column[0], list) else np.concatenate(column)
-
-
-def _pick(column: Any, keep: npt.NDArray[np.bool_]) -> Any:
-    return list(compress(column, keep.tolist())) if isinstance(column, list) else column[keep]
-
-
-def _sorted(column: Any, order: npt.NDArray[np.int64]) -> Any:
-    return [column[i] for i in order.tolist()] if isinstance(column, list) else column[order]
+def _joined(column: list[Any]) -> Any:
+    return Texts.join(column) if isinstance(column[0], Texts) else np.concatenate(column)
 
 
 def check_ts(
@@ -153,22 +143,30 @@ def check_ts(
             wrong.setdefault(i, ("ts_out_of_range", detail))
 
 
-def check_names(what: str, values: list[Any], wrong: Wrong, events: Sequence[int] | None = None) -> list[str]:
+def check_names(what: str, values: Sequence[Any], wrong: Wrong, events: npt.NDArray[np.int32] | None = None) -> Texts:
     """Check ids; a number stands for its digits. `events` tells which event a value is of, if not its own index."""
-    if set(map(type, values)) <= {str} and "" not in values and max(map(len, values), default=0) <= LONGEST_NAME:
-        return values
-    names = []
-    for i, value in enumerate(values):
-        name = "" if value is None else text_of(value)
-        event = i if events is None else events[i]
-        if value is None:
+    try:
+        names = Texts.of(values)
+    except (TypeError, AttributeError, UnicodeEncodeError):  # one is no text, or none that UTF-8 could write
+        names = Texts.of([None if value is None else _writable(text_of(value)) for value in values])
+    check_texts(what, names, wrong, events)
+    return names
+
+
+def check_texts(what: str, names: Texts, wrong: Wrong, events: npt.NDArray[np.int32] | None = None) -> None:
+    """Note the names that are missing, empty or too long."""
+    for i in np.flatnonzero((names.length < 1) | (names.length > LONGEST_NAME)).tolist():
+        name, event = names[i], i if events is None else int(events[i])
+        if name is None:
             wrong.setdefault(event, ("missing_field", f"{what} is missing"))
         elif not name:
             wrong.setdefault(event, ("empty_name", f"{what} is empty"))
         elif len(name) > LONGEST_NAME:
             wrong.setdefault(event, ("too_long", f"{what} has {len(name)} characters, at most {LONGEST_NAME}"))
-        names.append(name)
-    return names
+
+
+def _writable(text: str) -> str:
+    return text.encode(errors="replace").decode()
 
 
 def note_where(where: npt.NDArray[np.bool_], reason: str, detail: str, wrong: Wrong) -> None:

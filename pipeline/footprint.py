@@ -40,8 +40,7 @@ class Footprint(NamedTuple):
 
     def most(self, nodes: int, lists: int) -> int:
         """Return the bytes of a shard whose arrays have all just doubled."""
-        arrays = self._arrays(nodes, nodes * self.links_a_node, lists)
-        return ROOM * arrays + NAME_BYTES * (nodes + lists)
+        return ROOM * self.least(nodes, lists)
 
     def each(self) -> dict[str, int]:
         """Return the bytes that one more of each thing needs, its name with it."""
@@ -67,7 +66,7 @@ def footprint(model: Model) -> Footprint:
     inputs, hidden = len(model.input_keep), model.layers[0].width
     counters = len(schema.arrival_half_lives) + 2 * len(schema.label_half_lives)
     return Footprint(
-        row=ROW.itemsize + INDEX_BYTES * len(schema.relations) + 4 * len(schema.deviating) + INDEX_BYTES,
+        row=ROW.itemsize + INDEX_BYTES * len(schema.relations) + 4 * len(schema.deviating) + 2 * INDEX_BYTES,
         values=4 * (inputs + hidden),
         link=LINK.itemsize,
         list=LIST.itemsize + 8 * (len(schema.deviating) + counters) + 2 * INDEX_BYTES,

@@ -21,16 +21,15 @@ a list: 72 bytes + 8 a counter, and its key. `ttl` and `max_neighbours` bound th
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.events import RETRACT, EventBatch
-from pipeline.graph_kernel import run
+from pipeline.events import EventBatch
+from pipeline.graph_kernel import NO_ROOM, run
+from pipeline.graph_names import size_of
 from pipeline.graph_state import (
-    ABSENT,
     LINK,
     LIST,
     LIST_ARRAYS,
@@ -45,11 +44,11 @@ from pipeline.graph_state import (
     State,
 )
 from pipeline.names import Names
+from pipeline.names_kernel import Column
 from pipeline.operations import OPERATION, Operations
 from pipeline.room import with_room
 from pipeline.schema import Schema
-
-NO_ROWS = np.zeros(0, np.int32)
+from pipeline.texts import Texts
 
 
 class Members(NamedTuple):
@@ -84,33 +83,60 @@ class Graph:
             rows=np.zeros(0, ROW), lists=np.zeros(0, LIST), links=np.zeros(0, LINK),
             owner=np.zeros((0, relations), np.int32), levels=np.zeros((0, levels), np.float32),
             level_sums=np.zeros((0, levels)), arrivals=np.zeros((0, arrivals)), labelled=np.zeros((0, labels)),
-            spam=np.zeros((0, labels)), meta=np.zeros(1, META), free_lists=np.zeros(0, np.int32),
-            idle_rows=np.zeros(0, np.int32), idle_lists=np.zeros(0, np.int32),
+            spam=np.zeros((0, labels)), meta=np.zeros(1, META), free_rows=np.zeros(0, np.int32),
+            free_lists=np.zeros(0, np.int32), idle_rows=np.zeros(0, np.int32), idle_lists=np.zeros(0, np.int32),
         )  # fmt: skip
         self._state.meta["watermark"] = -np.inf
         for end in ("oldest", "newest", "free_link"):
             self._state.meta[end] = -1
-        self._ids = Names()
-        self._keys = [Names() for _ in schema.groups]
-        self._free_rows: list[int] = []
+        self._ids, self._keys = Names(), Names()  # of rows; of lists, with the relation for their space
         self._log = np.zeros(1024, OPERATION)
 
     def apply(self, events: EventBatch) -> Applied:
         """Apply `events` in order, as if one at a time."""
-        batch = self._numbers(events)
-        meta = self._state.meta[0]
-        meta["entries"], meta["operations"] = 0, 0
         n, width = len(events), len(self._schema.channel_names) - len(self._schema.own_channels)
+        batch = self._batch(events)
+        entry_event, entry_row, previous, kept_entry, kept_row = np.empty((5, n), np.int32)
         result = Result(
-            outcome=np.zeros(n, np.uint8), log=self._log, entry_event=np.zeros(n, np.int32),
-            previous=np.zeros(n, np.int32), channels=np.zeros((n, width), np.float32), last=np.zeros(n, np.uint8),
+            np.zeros(n, np.uint8), self._log, entry_event, entry_row, previous,
+            np.zeros((n, width), np.float32), kept_entry, kept_row,
         )  # fmt: skip
-        done = run(self._state, self._rules, batch, result, 0)
+        done = NO_ROOM
         while done < n:
-            self._log = np.concatenate([self._log, np.zeros(int(meta["wanted"]), OPERATION)])
-            result = result._replace(log=self._log)
-            done = run(self._state, self._rules, batch, result, done)
-        return self._finish(batch, result)
+            done = run(self._state, self._rules, self._ids.table, self._keys.table, batch, result, max(done, 0))
+            if done == NO_ROOM:
+                self._reserve(batch)
+            elif done < n:
+                longer = np.zeros(int(self._state.meta["wanted"][0]), OPERATION)
+                self._log = np.concatenate([self._log, longer])
+                result = result._replace(log=self._log)
+        return self._applied(result)
+
+    def _batch(self, events: EventBatch) -> Batch:
+        n, m, groups = len(events), len(events.edge_other), len(self._schema.groups)
+        return Batch(
+            events.kind, events.ts, events.label, events.features,
+            _starts(events.edge_event, n), events.edge_relation,
+            _column(events.id), _column(events.keys), _column(events.edge_other),
+            np.empty(n, np.int32), np.empty((groups, n), np.int32), np.empty(m, np.int32),
+        )  # fmt: skip
+
+    def _applied(self, result: Result) -> Applied:
+        meta = self._state.meta[0]
+        entries, kept = int(meta["entries"]), int(meta["kept"])
+        operations = Operations(
+            log=self._log[: int(meta["operations"])].copy(),
+            entries=entries,
+            relations=len(self._schema.relations),
+            list_capacity=self.list_capacity,
+            row_capacity=self.row_capacity,
+            kept_entry=result.kept_entry[:kept],
+            kept_row=result.kept_row[:kept],
+        )
+        return Applied(
+            operations, result.outcome, result.entry_event[:entries], result.entry_row[:entries],
+            result.previous[:entries], result.channels[:entries],
+        )  # fmt: skip
 
     def rows_of(self, ids: list[str]) -> list[int]:
         """Return each id's row, -1 where it is not present."""
@@ -120,9 +146,9 @@ class Graph:
         """Return the list that each row reads for every relation, -1 none.  # (B, R)"""
         return self._state.owner.take(rows, axis=0)
 
-    def group_keys(self, group: int, lists: list[int]) -> list[str | None]:
-        """Return the key of each list of a group relation; None for -1, and for a list that is forgotten."""
-        return self._keys[group].names_of(lists)
+    def group_keys(self, lists: list[int]) -> list[str | None]:
+        """Return the key of each list; None for -1, and for a list that has none or is forgotten."""
+        return self._keys.names_of(lists)
 
     def members_of(self, own: int) -> Members:
         """Return who stands in a list and counts; O(members), for people who ask, not for scoring."""
@@ -138,7 +164,7 @@ class Graph:
 
     def ids_of(self, rows: npt.NDArray[np.int64]) -> list[str]:
         """Return the ids of present rows."""
-        return [name for name in self._ids.names_of(rows.tolist()) if name is not None]
+        return [name for name in self._ids.names_of(rows) if name is not None]
 
     def is_live(self, row: int) -> bool:
         return row >= 0 and bool(self._state.rows["state"][row] == LIVE)
@@ -169,186 +195,95 @@ class Graph:
         return len(self._state.lists)
 
     def memory_bytes(self) -> dict[str, int]:
-        """Bytes by part, as allocated; names are an estimate."""
+        """Bytes by part, as allocated."""
         state = self._state
-        rows = state.rows.nbytes + state.owner.nbytes + state.levels.nbytes + state.idle_rows.nbytes
+        rows = sum(getattr(state, name).nbytes for name in (*ROW_ARRAYS, "free_rows", "idle_rows"))
         lists = sum(getattr(state, name).nbytes for name in (*LIST_ARRAYS, "free_lists", "idle_lists"))
-        names = self._ids.memory_bytes() + sum(keys.memory_bytes() for keys in self._keys)
+        names = self._ids.memory_bytes() + self._keys.memory_bytes()
         return {"rows": rows, "links": state.links.nbytes, "lists": lists, "names": names}
 
     # -- state on disk --
 
-    def _rows_used(self) -> int:
-        """Return after which row no name has one."""
-        return int(self._ids.indices().max(initial=-1)) + 1
-
-    def _lists_used(self) -> int:
-        """Return after which list all are free."""
-        state = self._state
-        used = np.ones(self.list_capacity, np.bool_)
-        used[state.free_lists[: int(state.meta["free_lists"][0])]] = False
-        return int(np.flatnonzero(used).max(initial=-1)) + 1
-
     def export(self) -> dict[str, npt.NDArray[np.generic]]:
         """Return everything the graph remembers as plain arrays (views: copy or write them before the next batch).
 
-        Of rows and lists only those that were ever in use; `idle_rows` and `free_lists` tell how many there may be.
+        Of each array what was ever in use; `graph.capacity` tells for how many rows and lists there is room.
         """
-        used = dict.fromkeys(ROW_ARRAYS, self._rows_used()) | dict.fromkeys(LIST_ARRAYS, self._lists_used())
-        arrays = {f"graph.{name}": array[: used.get(name)] for name, array in self._state._asdict().items()}
-        arrays |= self._ids.export("graph.ids")
-        for g, keys in enumerate(self._keys):
-            arrays |= keys.export(f"graph.keys{g}")
-        return arrays
+        state, meta = self._state, self._state.meta[0]
+        used = dict.fromkeys(ROW_ARRAYS, self._ids.used()) | dict.fromkeys(LIST_ARRAYS, self._lists_used())
+        used |= {"free_rows": int(meta["free_rows"]), "free_lists": int(meta["free_lists"])}
+        used |= {"links": int(meta["links_used"]), "idle_rows": 0, "idle_lists": 0}
+        arrays = {f"graph.{name}": array[: used.get(name)] for name, array in state._asdict().items()}
+        arrays["graph.capacity"] = np.array([self.row_capacity, self.list_capacity, len(state.links)])
+        return arrays | self._ids.export("graph.ids") | self._keys.export("graph.keys")
+
+    def _lists_used(self) -> int:
+        """Return after which list all are free."""
+        used = np.ones(self.list_capacity, np.bool_)
+        used[self._state.free_lists[: int(self._state.meta["free_lists"][0])]] = False
+        return int(np.flatnonzero(used).max(initial=-1)) + 1
 
     def restore(self, arrays: dict[str, npt.NDArray[np.generic]]) -> None:
         """Take up the state that `export` gave."""
-        state = {name: _as_ours(arrays[f"graph.{name}"], ours) for name, ours in self._state._asdict().items()}
-        for names, room in zip((ROW_ARRAYS, LIST_ARRAYS), capacities(arrays), strict=True):
-            state |= {name: with_room(state[name], room) for name in names}
+        rows, lists, links = arrays["graph.capacity"].tolist()
+        room = dict.fromkeys((*ROW_ARRAYS, "free_rows", "idle_rows"), rows)
+        room |= dict.fromkeys((*LIST_ARRAYS, "free_lists", "idle_lists"), lists) | {"links": links, "meta": 1}
+        state = {
+            name: with_room(_as_ours(arrays[f"graph.{name}"], ours), room[name])
+            for name, ours in self._state._asdict().items()
+        }
         state["lists"][len(arrays["graph.lists"]) :] = NEW_LIST
         self._state = State(**state)
-        self._ids = Names.restore(arrays, "graph.ids")
-        self._keys = [Names.restore(arrays, f"graph.keys{g}") for g in range(len(self._keys))]
-        used = np.zeros(self.row_capacity, np.bool_)
-        used[self._ids.indices()] = True
-        self._free_rows = np.flatnonzero(~used)[::-1].tolist()
-
-    # -- names to numbers --
-
-    def _numbers(self, events: EventBatch) -> Batch:
-        """Give every name a row or a list, new ones too; those that come to nothing are released afterwards."""
-        self._reserve(events)
-        return Batch(
-            kind=events.kind,
-            row=self._rows(events.id),
-            ts=self._times(events),
-            label=events.label,
-            group_lists=self._group_lists(events),
-            levels=np.ascontiguousarray(events.features[:, self._schema.deviating]),
-            edge_start=_starts(events.edge_event, len(events)),
-            edge_relation=np.ascontiguousarray(events.edge_relation),
-            edge_row=self._rows(events.edge_other),
-        )
-
-    def _times(self, events: EventBatch) -> npt.NDArray[np.float64]:
-        """Return the events' times; a retract has none and takes the graph's own."""
-        retracts = events.kind == RETRACT
-        return np.where(retracts, self.watermark, events.ts) if retracts.any() else events.ts
-
-    def _rows(self, ids: list[str]) -> npt.NDArray[np.int32]:
-        if not ids:
-            return NO_ROWS
-        rows, new = self._ids.intern(ids, lambda: self._free_rows)
-        if new:
-            self._state.owner[new] = -1
-            self._state.rows[new] = np.array((0, 0, -1, -1, -1, -1, ABSENT, -1, 0), ROW)
-            self._note_idle(new, "rows")
-        return rows
-
-    def _group_lists(self, events: EventBatch) -> npt.NDArray[np.int32]:
-        lists = np.full((len(self._schema.groups), len(events)), -1, np.int32)
-        meta = self._state.meta
-        for g, (relation, _) in enumerate(self._schema.groups):
-            lists[g], new = self._keys[g].intern(events.keys[g], partial(self._top_of_free_lists, len(events)))
-            if new:
-                meta["free_lists"] -= len(new)
-                self._state.lists["relation"][new] = relation
-                self._note_idle(new, "lists")
-        return lists
-
-    def _top_of_free_lists(self, most: int) -> list[int]:
-        """Return the lists that are free, those last that are to be used first; at most `most` of them."""
-        free = int(self._state.meta["free_lists"][0])
-        top: list[int] = self._state.free_lists[max(0, free - most) : free].tolist()
-        return top
-
-    def _note_idle(self, new: list[int], what: str) -> None:
-        """Until an event uses them, new rows and lists are as free as those that were left."""
-        meta, buffer = self._state.meta, getattr(self._state, f"idle_{what}")
-        start = int(meta[f"idle_{what}"][0])
-        buffer[start : start + len(new)] = new
-        meta[f"idle_{what}"] += len(new)
-        getattr(self._state, what)["idle"][new] = 1
+        self._ids = Names.restore(arrays, "graph.ids", rows)
+        self._keys = Names.restore(arrays, "graph.keys", lists)
 
     # -- room --
 
-    def _reserve(self, events: EventBatch) -> None:
-        """Make room for all that `events` could add at most."""
-        n, edges = len(events), len(events.edge_other)
-        meta = self._state.meta[0]
-        if len(self._free_rows) < n + edges:
+    def _reserve(self, batch: Batch) -> None:
+        """Make room for all that `batch` could add at most."""
+        n, edges, groups = len(batch.kind), len(batch.edge_row), len(batch.group_lists)
+        meta, lists = self._state.meta[0], n * groups + 2 * edges
+        if meta["free_rows"] < n + edges:
             self._grow_rows(n + edges)
-        lists = n * len(self._schema.groups) + 2 * edges
         if meta["free_lists"] < lists:
             self._grow_lists(lists)
         if len(self._state.links) < meta["links_used"] + lists:
             more = max(lists, len(self._state.links), 1024)
             self._state = self._state._replace(links=_longer(self._state.links, more))
+        self._ids.reserve(self.row_capacity, n + edges, size_of(batch.id) + size_of(batch.edge_other))
+        self._keys.reserve(self.list_capacity, n * groups, size_of(batch.keys))
 
     def _grow_rows(self, wanted: int) -> None:
         old = self.row_capacity
         more = max(wanted, old, 1024)
-        state = self._state
-        self._state = state._replace(
-            **{name: _longer(getattr(state, name), more) for name in (*ROW_ARRAYS, "idle_rows")}
-        )
-        self._free_rows = list(range(old + more - 1, old - 1, -1)) + self._free_rows
+        arrays = (*ROW_ARRAYS, "free_rows", "idle_rows")
+        self._state = self._state._replace(**{name: _longer(getattr(self._state, name), more) for name in arrays})
+        _push_new(self._state.free_rows, self._state.meta, "free_rows", old, more)
 
     def _grow_lists(self, wanted: int) -> None:
         old = self.list_capacity
         more = max(wanted, old, 1024)
-        grown = {name: _longer(getattr(self._state, name), more) for name in (*LIST_ARRAYS, "free_lists", "idle_lists")}
-        grown["lists"][old:] = NEW_LIST
-        free = int(self._state.meta["free_lists"][0])
-        grown["free_lists"][free : free + more] = np.arange(old + more - 1, old - 1, -1)
-        self._state = self._state._replace(**grown)
-        self._state.meta["free_lists"] += more
-
-    # -- after the loop --
-
-    def _finish(self, batch: Batch, result: Result) -> Applied:
-        entries = int(self._state.meta["entries"][0])
-        entry_event = result.entry_event[:entries]
-        entry_row = batch.row[entry_event]
-        kept = np.flatnonzero(result.last[:entries])
-        self._release()
-        operations = Operations(
-            log=self._log[: int(self._state.meta["operations"][0])].copy(),
-            entries=entries,
-            relations=len(self._schema.relations),
-            list_capacity=self.list_capacity,
-            row_capacity=self.row_capacity,
-            kept_entry=kept.astype(np.int32),
-            kept_row=entry_row[kept],
-        )
-        return Applied(
-            operations, result.outcome, entry_event, entry_row, result.previous[:entries], result.channels[:entries]
-        )
-
-    def _release(self) -> None:
-        """Free the rows and lists that are idle still, with their names."""
-        state, meta = self._state, self._state.meta[0]
-        if meta["idle_rows"]:
-            gone = state.idle_rows[: meta["idle_rows"]].tolist()
-            self._ids.release(gone)
-            self._free_rows += gone
-            meta["idle_rows"] = 0
-        if meta["idle_lists"]:
-            gone = state.idle_lists[: meta["idle_lists"]].tolist()
-            relations = state.lists["relation"][gone].tolist()
-            for relation in set(relations):
-                group = self._rules.group_of[relation]
-                if group >= 0:
-                    self._keys[group].release([own for own, of in zip(gone, relations, strict=True) if of == relation])
-            state.free_lists[meta["free_lists"] : meta["free_lists"] + len(gone)] = gone
-            meta["free_lists"] += len(gone)
-            meta["idle_lists"] = 0
+        arrays = (*LIST_ARRAYS, "free_lists", "idle_lists")
+        self._state = self._state._replace(**{name: _longer(getattr(self._state, name), more) for name in arrays})
+        self._state.lists[old:] = NEW_LIST
+        _push_new(self._state.free_lists, self._state.meta, "free_lists", old, more)
 
 
 def capacities(arrays: Mapping[str, npt.NDArray[np.generic]]) -> tuple[int, int]:
     """Return for how many rows and how many lists an exported graph has room."""
-    return len(arrays["graph.idle_rows"]), len(arrays["graph.free_lists"])
+    rows, lists, _ = arrays["graph.capacity"].tolist()
+    return rows, lists
+
+
+def _column(texts: Texts) -> Column:
+    return Column(texts.data, texts.start.ravel(), texts.length.ravel())
+
+
+def _push_new(stack: npt.NDArray[np.int32], meta: npt.NDArray[np.void], height: str, first: int, count: int) -> None:
+    """Push new indices on a stack of free ones, so that the smallest is used first."""
+    free = int(meta[height][0])
+    stack[free : free + count] = np.arange(first + count - 1, first - 1, -1)
+    meta[height] += count
 
 
 def _starts(event: npt.NDArray[np.int32], events: int) -> npt.NDArray[np.int64]:
@@ -379,6 +314,7 @@ def _rules(schema: Schema) -> Rules:
         directed=np.array([relation.directed for relation in relations], np.bool_),
         max_neighbours=np.array([relation.max_neighbours or 0 for relation in relations], np.int64),
         group_of=group_of,
+        deviating=np.array(schema.deviating, np.int64),
         arrival_half_lives=np.array(schema.arrival_half_lives, np.float64),
         label_half_lives=np.array(schema.label_half_lives, np.float64),
         prior=schema.labels.prior,

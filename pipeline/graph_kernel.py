@@ -21,6 +21,7 @@ from pipeline.graph_lists import (
     row_cost,
     worst_case,
 )
+from pipeline.graph_names import free_idle, has_room, number
 from pipeline.graph_state import (
     ABSENT,
     APPLIED,
@@ -39,13 +40,24 @@ from pipeline.graph_state import (
     Rules,
     State,
 )
+from pipeline.names_kernel import Table
 from pipeline.operations import READ
+
+NO_ROOM = -1
 
 
 @compiled
-def run(g: State, rules: Rules, batch: Batch, out: Result, start: int) -> int:
-    """Apply events from `start` on; return how many are done (fewer than all: lengthen the log, call again)."""
+def run(g: State, rules: Rules, ids: Table, keys: Table, batch: Batch, out: Result, start: int) -> int:
+    """Apply events from `start` on; return how many are done.
+
+    Fewer than all: lengthen the log and call again; NO_ROOM: nothing is done, make room for the batch and call again.
+    """
     meta = g.meta[0]
+    if start == 0:
+        if not has_room(g, ids, keys, batch):
+            return NO_ROOM
+        number(g, rules, ids, keys, batch)
+        meta.entries, meta.kept, meta.operations = 0, 0, 0
     for e in range(start, len(batch.kind)):
         kind = batch.kind[e]
         if kind != RETRACT:
@@ -62,33 +74,14 @@ def run(g: State, rules: Rules, batch: Batch, out: Result, start: int) -> int:
             out.outcome[e] = _label(g, rules, batch, e)
         else:
             out.outcome[e] = _retract(g, rules, batch, out, e)
-    _end(g, batch, out)
-    return len(batch.kind)
-
-
-@compiled
-def _end(g: State, batch: Batch, out: Result) -> None:
-    """Mark the entries whose values are kept; leave among the idle rows and lists those that nothing uses."""
-    meta = g.meta[0]
     for entry in range(meta.entries):
-        row = batch.row[out.entry_event[entry]]
+        row = out.entry_row[entry]
         if g.rows[row].fresh == entry:
-            out.last[entry] = 1
+            out.kept_entry[meta.kept], out.kept_row[meta.kept] = entry, row
+            meta.kept += 1
             g.rows[row].fresh = -1
-    rows, lists = meta.idle_rows, meta.idle_lists
-    meta.idle_rows, meta.idle_lists = 0, 0
-    for i in range(rows):
-        row = g.idle_rows[i]
-        g.rows[row].idle = 0
-        if g.rows[row].state == ABSENT:
-            g.idle_rows[meta.idle_rows] = row
-            meta.idle_rows += 1
-    for i in range(lists):
-        own = g.idle_lists[i]
-        g.lists[own].idle = 0
-        if g.lists[own].links == 0:
-            g.idle_lists[meta.idle_lists] = own
-            meta.idle_lists += 1
+    free_idle(g, ids, keys)
+    return len(batch.kind)
 
 
 # ---- the five events ----
@@ -112,7 +105,7 @@ def _node(g: State, rules: Rules, batch: Batch, out: Result, e: int) -> int:
         _connect(g, rules, out, batch.edge_relation[i], row, batch.edge_row[i], ts)
     g.rows[row].state = LIVE
     for d in range(g.levels.shape[1]):
-        g.levels[row, d] = batch.levels[e, d]
+        g.levels[row, d] = batch.features[e, rules.deviating[d]]
     _read(g, rules, out, e, row)
     _enter_all(g, rules, out, row, True)
     return APPLIED
@@ -231,7 +224,7 @@ def _read(g: State, rules: Rules, out: Result, e: int, row: int) -> None:
     """Make the row's entry of this micro-batch: read its lists, and their counters for its channels."""
     entry = g.meta[0].entries
     g.meta[0].entries += 1
-    out.entry_event[entry] = e
+    out.entry_event[entry], out.entry_row[entry] = e, row
     out.previous[entry] = ~g.rows[row].fresh if g.rows[row].fresh >= 0 else row
     g.rows[row].fresh = entry
     relations = g.owner.shape[1]

@@ -104,11 +104,11 @@ def _forget_list(g: State, own: int) -> None:
     if it.owner >= 0:
         g.owner[it.owner, it.relation] = -1
         it.owner = -1
-    _note_idle_list(g, own)
+    note_idle_list(g, own)
 
 
 @compiled
-def _note_idle_list(g: State, own: int) -> None:
+def note_idle_list(g: State, own: int) -> None:
     if not g.lists[own].idle:
         g.lists[own].idle = 1
         g.idle_lists[g.meta[0].idle_lists] = own

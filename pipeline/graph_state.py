@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.names_kernel import Column
+
 NODE, EDGE, SCORE, LABEL, RETRACT = 0, 1, 2, 3, 4  # as in `events`
 ABSENT, PLACEHOLDER, LIVE = 0, 1, 2  # states of a row
 APPLIED, DUPLICATE, UNKNOWN, EXPIRED = 0, 1, 2, 3  # outcomes of an event
@@ -33,7 +35,8 @@ class State(NamedTuple):
     labelled: Array  # (L, H) decayed counts of labelled members as of `labelled_at`
     spam: Array  # (L, H) ... of the spam among them
     meta: Array  # (1,) META
-    free_lists: Array  # stack; its height is meta.free_lists
+    free_rows: Array  # stack; its height is meta.free_rows
+    free_lists: Array  # likewise
     idle_rows: Array  # rows that may be free at the end of the batch; then, those that are
     idle_lists: Array
 
@@ -52,21 +55,25 @@ class Rules(NamedTuple):
     arrival_half_lives: Array  # (A,)
     label_half_lives: Array  # (H,)
     prior: float
+    deviating: Array  # (D,) which own channels
     strength: float
     ttl: float
 
 
 class Batch(NamedTuple):
-    """The events as numbers: names are rows and lists already."""
+    """The events, and room for the rows and lists that their names stand for."""
 
     kind: Array  # (n,)
-    row: Array  # (n,)
-    ts: Array  # (n,)
+    ts: Array  # (n,) nan for retract
     label: Array  # (n,)
-    group_lists: Array  # (groups, n) list of each group key, -1 none
-    levels: Array  # (n, D)
+    features: Array  # (n, F)
     edge_start: Array  # (n + 1,) the edges of event e are edge_start[e] .. edge_start[e + 1]
     edge_relation: Array  # (m,)
+    id: Column  # (n,)
+    keys: Column  # (groups * n,) relation after relation
+    edge_other: Column  # (m,)
+    row: Array  # (n,)
+    group_lists: Array  # (groups, n) list of each group key, -1 none
     edge_row: Array  # (m,) the row at the other end
 
 
@@ -76,9 +83,11 @@ class Result(NamedTuple):
     outcome: Array  # (n,)
     log: Array  # OPERATION; its length so far is meta.operations
     entry_event: Array  # (n,) which event made entry b
+    entry_row: Array  # (n,) the row it is of
     previous: Array  # (n,) where the row's values were before: a row of the store, or ~entry
     channels: Array  # (n, G) the channels that the graph gives entry b
-    last: Array  # (n,) 1 where entry b is the last of a row that is live
+    kept_entry: Array  # (n,) the entries that are the last of a row that is live; as many as meta.kept
+    kept_row: Array  # (n,) their rows
 
 
 ROW = np.dtype(
@@ -137,10 +146,12 @@ META = np.dtype(
         ("present", "i4"),  # its length
         ("free_link", "i4"),  # head of the chain of free links
         ("links_used", "i4"),
+        ("free_rows", "i4"),
         ("free_lists", "i4"),
         ("idle_rows", "i4"),
         ("idle_lists", "i4"),
         ("entries", "i4"),  # of this micro-batch
+        ("kept", "i4"),
         ("operations", "i8"),
         ("wanted", "i8"),  # the log's length that the next step asks for
     ],

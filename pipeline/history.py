@@ -69,7 +69,7 @@ class History:
             applied = graph.apply(batch)
             self._chunks.append(applied)
             self._raw.append(raw_channels(batch, applied))
-            entry_ids += [batch.id[e] for e in applied.entry_event.tolist()]
+            entry_ids += batch.id[applied.entry_event].known()
             order.append(self.events + applied.entry_event)
             target.append(batch.target[applied.entry_event])
             ts.append(batch.ts[applied.entry_event])
@@ -151,5 +151,6 @@ def _chunks(records: Iterable[Record]) -> Iterator[list[Record]]:
 
 
 def _note_labels(batch: EventBatch, start: int, labels: dict[str, list[tuple[int, int]]]) -> None:
-    for i in np.flatnonzero(batch.kind == LABEL).tolist():
-        labels.setdefault(batch.id[i], []).append((start + i, int(batch.label[i])))
+    at = np.flatnonzero(batch.kind == LABEL)
+    for i, name, label in zip(at.tolist(), batch.id[at].known(), batch.label[at].tolist(), strict=True):
+        labels.setdefault(name, []).append((start + i, label))

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.columns import Column, Wrong, check_keys, column_of, group_keys, weekdays
+from pipeline.columns import Column, Wrong, check_keys, column_of, group_keys, texts_of, weekdays
 from pipeline.events import (
     EDGE,
     LABEL,
@@ -31,6 +31,7 @@ from pipeline.events import (
 from pipeline.log import Record
 from pipeline.schema import Schema, source_of
 from pipeline.sections import EVENT_FIELDS, EVENT_TYPES, LARGEST, Scalar, Weekday, text_of, timestamp
+from pipeline.texts import NONE, Texts
 
 _Name = str | int | float | None
 _TYPES: dict[str, Any] = {  # what msgspec is to demand where the schema reads a place in this form
@@ -64,6 +65,7 @@ class JsonReader:
             if (source := source_of(name, feature)) is not None
         ]
         self._weekdays = [schema.own_slices[n] for n, f in schema.features.items() if isinstance(f, Weekday)]
+        self._group_paths = sorted({path for _, relation in schema.groups for path in relation.group_by})
         self._relation = {name: r for r, name in enumerate(schema.relations) if schema.relations[name].kind == "edge"}
 
     def read(self, records: Sequence[Record]) -> tuple[EventBatch, list[BadEvent]]:
@@ -145,7 +147,7 @@ class JsonReader:
         ts[kind == RETRACT] = np.nan
         return ts
 
-    def _id_column(self, messages: list[Any], kind: npt.NDArray[np.uint8], wrong: Wrong) -> list[str]:
+    def _id_column(self, messages: list[Any], kind: npt.NDArray[np.uint8], wrong: Wrong) -> Texts:
         ids = list(map(self._field["id"], messages))
         for i in np.flatnonzero((kind == EDGE) | (kind == RETRACT)).tolist():
             if ids[i] is None or kind[i] == EDGE:
@@ -178,7 +180,7 @@ class JsonReader:
 
     def _node_columns(
         self, messages: list[Any], nodes: npt.NDArray[np.int64], ts: npt.NDArray[np.float64], wrong: Wrong
-    ) -> tuple[npt.NDArray[np.float32], list[list[str | None]]]:
+    ) -> tuple[npt.NDArray[np.float32], Texts]:
         schema, n = self._schema, len(messages)
         features = np.zeros((n, len(schema.own_channels)), np.float32)
         chosen = messages if len(nodes) == n else [messages[i] for i in nodes.tolist()]
@@ -188,16 +190,17 @@ class JsonReader:
             note(problems, nodes, wrong)
         for place in self._weekdays:  # any day does for a time that is bad
             features[nodes, place] = weekdays(np.nan_to_num(np.clip(ts[nodes], *schema.ts_range)))
+        texts = {path: texts_of(list(map(self._get[path], chosen))) for path in self._group_paths}
         keys = []
         for r, relation in schema.groups:
-            found = group_keys([list(map(self._get[path], chosen)) for path in relation.group_by])
+            found = group_keys([texts[path] for path in relation.group_by])
             note(check_keys(schema.relation_names[r], found, relation.optional), nodes, wrong)
             keys.append(_spread(found, nodes, n))
-        return features, keys
+        return features, Texts.stack(keys, n)
 
     def _edge_columns(
         self, messages: list[Any], kind: npt.NDArray[np.uint8], wrong: Wrong
-    ) -> tuple[list[int], list[int], list[str]]:
+    ) -> tuple[list[int], list[int], Texts]:
         """Edges of the edge, retract and node events; an edge retract is the one whose `id` is missing."""
         events: list[int] = []
         names: list[Any] = []
@@ -214,7 +217,8 @@ class JsonReader:
             events += [i] * len(pairs)
             names += [name for name, _ in pairs]
             others += [other for _, other in pairs]
-        return events, self._relations(names, events, wrong), check_names("the other end", others, wrong, events)
+        other = check_names("the other end", others, wrong, np.array(events, np.int32))
+        return events, self._relations(names, events, wrong), other
 
     def _relations(self, names: list[Any], events: list[int], wrong: Wrong) -> list[int]:
         found = [self._relation.get(name, -1) for name in names]
@@ -227,12 +231,11 @@ class JsonReader:
         return found
 
 
-def _spread(values: list[str | None], places: npt.NDArray[np.int64], n: int) -> list[str | None]:
+def _spread(texts: Texts, places: npt.NDArray[np.int64], n: int) -> Texts:
     if len(places) == n:
-        return values
-    spread: list[str | None] = [None] * n
-    for place, value in zip(places.tolist(), values, strict=True):
-        spread[place] = value
+        return texts
+    spread = Texts(texts.data, np.zeros(n, np.int64), np.full(n, NONE, np.int32))
+    spread.start[places], spread.length[places] = texts.start, texts.length
     return spread
 
 

@@ -1,107 +1,116 @@
-"""Names: outside name (an id, a group key) <-> dense index.
+"""Names: outside name (an id, a group key) <-> dense index, without a Python object for either.
 
-    index_by_name   dict
-    name_by_index   list; None where an index is free
+    slots     (S,) SLOT     open addressing, linear probing, at most three quarters full; S is a power of two
+    entries   (N,) ENTRY    by index: where its text lies; length -1 where the index has no name
+    text      (T,) uint8    the names' UTF-8 in the order they came; holes are closed when it is full
 
-A name costs its text, a dict slot and two pointers, about 150 bytes; it is forgotten with its row or list.
+A *space* keeps equal texts apart: each relation's group keys have their own. An index is the caller's choosing, and
+nothing but the place in `slots` depends on the hash, which is keyed: whoever sends ids cannot choose them to collide.
+
+A name costs its text, an entry and one to two slots with room between: 16 + 10 to 21 bytes and its text.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+import secrets
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-NAME_BYTES = 150  # an estimate: a short text is 60 bytes, its slot in the dict and the list 90
+from pipeline.names_kernel import ENTRY, META, SLOT, Table, fill_slots, look_up
+from pipeline.room import with_room
+from pipeline.texts import Texts
+from pipeline.texts_kernel import gather
+
+NAME_BYTES = 60  # of one with a text of 20 bytes and slots as full as they are on average
+
+FEWEST_SLOTS = 16
 
 
 class Names:
-    """A set of names, each with an index of the caller's choosing."""
+    """A set of names, each with an index."""
 
-    def __init__(self) -> None:
-        self._index_by_name: dict[str, int] = {}
-        self._name_by_index: list[str | None] = []
+    def __init__(self, key: int | None = None) -> None:
+        """`key` is the hash's; drawn by lot unless given."""
+        meta = np.zeros(1, META)
+        meta["key"] = secrets.randbits(64) if key is None else key
+        self.table = Table(_free_slots(FEWEST_SLOTS), np.zeros(0, ENTRY), np.zeros(0, np.uint8), meta)
 
     def __len__(self) -> int:
-        return len(self._index_by_name)
+        return int(self.table.meta["count"][0])
 
-    def index_of(self, name: str) -> int:
+    def reserve(self, indices: int, names: int, size: int) -> None:
+        """Make room for `names` more of `size` bytes together, and for indices below `indices`."""
+        table, meta = self.table, self.table.meta[0]
+        if len(table.entries) < indices:
+            known = len(table.entries)
+            table = table._replace(entries=with_room(table.entries, indices))
+            table.entries["length"][known:] = -1
+        if 4 * (int(meta["count"]) + names) > 3 * len(table.slots):
+            table = table._replace(slots=_free_slots(2 * len(table.slots)))
+            while 4 * (int(meta["count"]) + names) > 3 * len(table.slots):
+                table = table._replace(slots=_free_slots(2 * len(table.slots)))
+            fill_slots(table)
+        if int(meta["used"]) + size > len(table.text):
+            table = _with_text(table, size)
+        self.table = table
+
+    def index_of(self, name: str, space: int = 0) -> int:
         """Return the name's index, -1 if it has none."""
-        return self._index_by_name.get(name, -1)
+        texts = Texts.of([name])
+        return int(look_up(self.table, texts.data, space))
 
-    def name_of(self, index: int) -> str | None:
-        return self._name_by_index[index]
-
-    def names_of(self, indices: Sequence[int]) -> list[str | None]:
+    def names_of(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> list[str | None]:
         """Return each index's name; None for -1, and for one that is free."""
-        known = self._name_by_index
-        return [known[index] if index >= 0 else None for index in indices]
+        at = np.asarray(indices, np.int64)
+        entries = self.table.entries[at] if len(self.table.entries) else np.zeros(len(at), ENTRY)
+        length = np.where(at >= 0, entries["length"], -1).astype(np.int32)
+        return Texts(self.table.text, np.ascontiguousarray(entries["start"]), length).tolist()
 
-    def intern(
-        self, names: Sequence[str | None], free: Callable[[], list[int]]
-    ) -> tuple[npt.NDArray[np.int32], list[int]]:
-        """Return each name's index, -1 for None, and the new indices, popped off what `free` gives, if it is asked."""
-        index_by_name = self._index_by_name
-        known: Any = index_by_name.get  # None is never a key, which its type cannot say
-        found: list[int | None] = list(map(known, names))
-        if None not in found:
-            return np.array(found, np.int32), []
-        unused = free()
-        new: list[int] = []
-        added: list[str] = []
-        for i, index in enumerate(found):
-            if index is None:
-                name = names[i]
-                if name is None:
-                    found[i] = -1
-                    continue
-                index = index_by_name.get(name)  # the same new name may stand in one batch twice
-                if index is None:
-                    index = index_by_name[name] = unused.pop()
-                    new.append(index)
-                    added.append(name)
-                found[i] = index
-        self._note(new, added)
-        return np.array(found, np.int32), new
-
-    def release(self, indices: Sequence[int]) -> None:
-        """Forget the names of `indices`."""
-        for index in indices:
-            name = self._name_by_index[index]
-            if name is not None:
-                del self._index_by_name[name]
-                self._name_by_index[index] = None
-
-    def indices(self) -> npt.NDArray[np.int64]:
-        return np.fromiter(self._index_by_name.values(), np.int64, len(self._index_by_name))
+    def used(self) -> int:
+        """Return after which index none has a name."""
+        return int(np.flatnonzero(self.table.entries["length"] >= 0).max(initial=-1)) + 1
 
     def memory_bytes(self) -> int:
-        """An estimate."""
-        return NAME_BYTES * len(self._index_by_name)
+        return sum(array.nbytes for array in self.table)
 
     def export(self, prefix: str) -> dict[str, npt.NDArray[np.generic]]:
-        """Return the names as one text and the indices in the same order."""
-        text = "".join(self._index_by_name)
-        lengths = np.fromiter(map(len, self._index_by_name), np.int32, len(self._index_by_name))
-        return {
-            f"{prefix}.text": np.frombuffer(text.encode(), np.uint8),
-            f"{prefix}.length": lengths,  # in characters
-            f"{prefix}.index": self.indices(),
-        }
+        """Return the names as they lie in memory; views of it."""
+        table = self.table
+        text = table.text[: int(table.meta["used"][0])]
+        return {f"{prefix}.entries": table.entries[: self.used()], f"{prefix}.text": text}
 
     @staticmethod
-    def restore(arrays: dict[str, npt.NDArray[np.generic]], prefix: str) -> "Names":
-        """Take up the names that `export` gave."""
+    def restore(arrays: dict[str, npt.NDArray[np.generic]], prefix: str, indices: int) -> "Names":
+        """Take up the names that `export` gave, with room for so many indices."""
         names = Names()
-        text = arrays[f"{prefix}.text"].tobytes().decode()
-        indices = arrays[f"{prefix}.index"].tolist()
-        ends = np.cumsum(arrays[f"{prefix}.length"]).tolist()
-        pieces = [text[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)] if ends else []
-        names._index_by_name = dict(zip(pieces, indices, strict=True))
-        names._note(indices, pieces)
+        entries = with_room(np.asarray(arrays[f"{prefix}.entries"]).view(ENTRY), indices)
+        entries["length"][len(arrays[f"{prefix}.entries"]) :] = -1
+        length = entries["length"]
+        text = np.array(arrays[f"{prefix}.text"], np.uint8)
+        meta = names.table.meta
+        meta["count"], meta["used"] = np.count_nonzero(length >= 0), len(text)
+        meta["lost"] = len(text) - int(np.maximum(length, 0).sum())
+        slots = FEWEST_SLOTS
+        while 4 * len(names) > 3 * slots:
+            slots *= 2
+        names.table = Table(_free_slots(slots), entries, text, meta)
+        fill_slots(names.table)
         return names
 
-    def _note(self, indices: list[int], names: list[str]) -> None:
-        self._name_by_index += [None] * (max(indices, default=-1) + 1 - len(self._name_by_index))
-        for index, name in zip(indices, names, strict=True):
-            self._name_by_index[index] = name
+
+def _free_slots(count: int) -> npt.NDArray[np.void]:
+    slots = np.zeros(count, SLOT)
+    slots["index"] = -1
+    return slots
+
+
+def _with_text(table: Table, more: int) -> Table:
+    """Return the table with room for so many bytes more of text, its holes closed."""
+    kept = int(table.meta["used"][0] - table.meta["lost"][0])
+    text = np.empty(kept + max(more, kept, 1024), np.uint8)
+    known = table.entries["length"] >= 0
+    start, length = table.entries["start"][known], table.entries["length"][known]
+    gather(table.text, start, length, text)
+    table.entries["start"][known] = np.cumsum(length, dtype=np.int64) - length
+    table.meta["used"], table.meta["lost"] = kept, 0
+    return table._replace(text=text)

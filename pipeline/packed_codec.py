@@ -2,13 +2,13 @@
 
     layout   of the schema it was packed for: with another one the columns would mean something else
     kind, ts, target, label, features, edge_event, edge_relation     buffers
-    id, keys, edge_other                                             texts
+    id, keys, edge_other                                             UTF-8, one text behind the other
+    id_length, keys_length, edge_other_length                        buffers: bytes of each; -1 no key
 
-A message of a thousand events is decoded without an object per event; ids and group keys are the only texts.
+A message of a thousand events is decoded without an object per event.
 """
 
 from collections.abc import Sequence
-from itertools import compress
 from typing import Any
 
 import msgspec
@@ -25,7 +25,7 @@ from pipeline.events import (
     BadEvent,
     EventBatch,
     bad_event,
-    check_names,
+    check_texts,
     check_ts,
     note,
     note_where,
@@ -33,6 +33,7 @@ from pipeline.events import (
 from pipeline.log import Record
 from pipeline.schema import Schema
 from pipeline.sections import LARGEST, LARGEST_LEVEL
+from pipeline.texts import NONE, Texts
 
 
 class _Packed(msgspec.Struct, forbid_unknown_fields=True):
@@ -40,17 +41,21 @@ class _Packed(msgspec.Struct, forbid_unknown_fields=True):
 
     layout: str
     kind: bytes
-    id: list[str]
+    id: bytes
+    id_length: bytes
     ts: bytes
     target: bytes
     label: bytes
     features: bytes
-    keys: list[list[str | None]]
+    keys: bytes
+    keys_length: bytes  # of each group relation's, one relation after the other
     edge_event: bytes = b""
     edge_relation: bytes = b""
-    edge_other: list[str] = []
+    edge_other: bytes = b""
+    edge_other_length: bytes = b""
 
 
+_TEXTS = ("id", "keys", "edge_other")
 _BUFFERS = {
     "kind": "<u1", "ts": "<f8", "target": "<u1", "label": "<i1", "features": "<f4",
     "edge_event": "<i4", "edge_relation": "<i4",
@@ -59,7 +64,10 @@ _BUFFERS = {
 
 def encode_packed(schema: Schema, batch: EventBatch) -> bytes:
     """Return `batch` as one packed message; positions stay behind, the log gives new ones."""
-    columns: dict[str, Any] = {"id": batch.id, "keys": batch.keys, "edge_other": batch.edge_other}
+    columns: dict[str, bytes] = {}
+    for name in _TEXTS:
+        texts: Texts = getattr(batch, name).packed()
+        columns |= {name: texts.data.tobytes(), f"{name}_length": texts.length.astype("<i4").tobytes()}
     for name, form in _BUFFERS.items():
         columns[name] = getattr(batch, name).astype(form).tobytes()
     return msgspec.msgpack.encode(_Packed(layout=schema.layout, **columns))
@@ -98,23 +106,26 @@ class PackedReader:
 
     def _batch(self, packed: _Packed, record: Record) -> EventBatch:
         """Return the columns; ValueError where they don't fit the schema or one another."""
-        n, width = len(packed.id), len(self._schema.own_channels)
+        n, width, groups = len(packed.kind), len(self._schema.own_channels), len(self._schema.groups)
         if packed.layout != self._schema.layout:
             found = f"{packed.layout!r:.40}, expected {self._schema.layout!r}"
             raise ValueError(f"packed for a schema of layout {found}: pack it with the schema of the model")
         # Copies: a view of the message could not be written to, and would make numba compile everything twice.
-        column = {name: np.frombuffer(getattr(packed, name), form).copy() for name, form in _BUFFERS.items()}
-        lengths = {len(column[k]) for k in ("kind", "ts", "target", "label")} | {len(keys) for keys in packed.keys}
-        if lengths != {n} or len(column["features"]) != n * width or len(packed.keys) != len(self._schema.groups):
-            raise ValueError(f"columns that do not fit {n} ids, {width} channels, {len(self._schema.groups)} groups")
+        buffers = {name: np.frombuffer(getattr(packed, name), form) for name, form in _BUFFERS.items()}
+        column: dict[str, Any] = {name: buffer.copy() for name, buffer in buffers.items()}
+        text: dict[str, Any] = {name: _texts(packed, name) for name in _TEXTS}
+        lengths = {len(column[name]) for name in ("ts", "target", "label")} | {len(text["id"])}
+        if lengths != {n} or len(column["features"]) != n * width or len(text["keys"]) != n * groups:
+            raise ValueError(f"columns that do not fit {n} events, {width} channels, {groups} groups")
         order = column["edge_event"]
-        if {len(order), len(column["edge_relation"])} != {len(packed.edge_other)}:
+        if {len(order), len(column["edge_relation"])} != {len(text["edge_other"])}:
             raise ValueError("edge columns of different lengths")
         if (np.diff(order) < 0).any() or not ((order >= 0) & (order < n)).all():
             raise ValueError("edges out of order, or of an event that is not there")
         column["features"] = column["features"].reshape(n, width)
+        text["keys"] = text["keys"].reshaped(groups, n)
         batch = EventBatch(
-            **column, id=packed.id, keys=packed.keys, edge_other=packed.edge_other,
+            **column, **text,
             position=np.full(n, record.position, np.int64), index=np.arange(n, dtype=np.int32),
         )  # fmt: skip
         if self._schema.time.missing == "log":
@@ -129,17 +140,16 @@ class PackedReader:
         note_where((kind == LABEL) & ~np.isin(batch.label, (0, 1)), "bad_label", "label is neither 0 nor 1", wrong)
         self._check_edges(batch, wrong)
         check_ts(self._schema, batch.ts, kind, np.full(len(batch), record.appended_at), wrong)
-        check_names("id", batch.id, wrong)
-        check_names("the other end", batch.edge_other, wrong, batch.edge_event.tolist())
+        check_texts("id", batch.id, wrong)
+        check_texts("the other end", batch.edge_other, wrong, batch.edge_event)
         far = ~(np.abs(batch.features) <= self._largest)  # nan is far too
         if far.any():
             endless = ~np.isfinite(batch.features)
             note_where(np.any(endless, axis=1), "not_finite", "a feature is not finite", wrong)
             note_where(np.any(far, axis=1), "out_of_range", "a feature is beyond what the schema allows", wrong)
-        node = kind == NODE
-        nodes, all_nodes = np.flatnonzero(node), bool(node.all())
-        for (r, relation), keys in zip(self._schema.groups, batch.keys, strict=True):
-            keys = keys if all_nodes else list(compress(keys, node.tolist()))
+        nodes = np.flatnonzero(kind == NODE)
+        for g, (r, relation) in enumerate(self._schema.groups):
+            keys = batch.keys[g, nodes]
             note(check_keys(self._schema.relation_names[r], keys, relation.optional), nodes, wrong)
         return wrong
 
@@ -153,6 +163,18 @@ class PackedReader:
         note_where(unknown, "unknown_relation", "an edge's relation is no edge relation of the schema", wrong)
 
 
+def _texts(packed: _Packed, name: str) -> Texts:
+    """Return a column of texts; ValueError where it is none."""
+    data: bytes = getattr(packed, name)
+    length = np.frombuffer(getattr(packed, f"{name}_length"), "<i4").astype(np.int32)
+    if (length < NONE).any() or int(np.maximum(length, 0).sum(dtype=np.int64)) != len(data):
+        raise ValueError(f"{name}: lengths that do not fit its {len(data)} bytes")
+    texts = Texts.laid_out(np.frombuffer(data, np.uint8), length)
+    if not texts.is_text():
+        raise ValueError(f"{name} is not UTF-8")
+    return texts
+
+
 def _neutral(batch: EventBatch) -> EventBatch:
     """Put the neutral value wherever an event's type has no such field, as JSON events have it."""
     kind = batch.kind
@@ -162,7 +184,5 @@ def _neutral(batch: EventBatch) -> EventBatch:
     batch.ts[kind == RETRACT] = np.nan
     if not node.all():
         batch.features[~node] = 0.0
-        batch.keys = [
-            [key if is_node else None for key, is_node in zip(keys, node.tolist(), strict=True)] for keys in batch.keys
-        ]
+        batch.keys.length[:, ~node] = NONE
     return batch

@@ -111,7 +111,6 @@ class _Replay:
         self.moment: Moment | None = None  # the last one that was asked for
         self.decoder = Decoder(model.schema)
         self._scorer, self._name, self._position = scorer, name, position
-        self._groups = {relation: group for group, (relation, _) in enumerate(model.schema.groups)}
         self._scores: dict[str, float] = {}
         self._own: Floats | None = None
         self._met = met  # what was found of the node, to say why nothing was scored
@@ -128,7 +127,7 @@ class _Replay:
         if not len(events):
             return
         scored = self._scorer.score(events)
-        self._scores |= zip([events.id[i] for i in scored.event.tolist()], scored.score.tolist(), strict=True)
+        self._scores |= zip(events.id[scored.event].known(), scored.score.tolist(), strict=True)
 
     def _event(self, event: EventBatch) -> None:
         """Apply one event of the node."""
@@ -145,19 +144,18 @@ class _Replay:
 
     def _moment(self, event: EventBatch, scored: Scored, seen: Seen) -> Moment:
         row = int(scored.row[0])
-        lists = [self._list(r, own, row) for r, own in enumerate(self._scorer.graph.lists_of(scored.row)[0].tolist())]
+        lists = [self._list(own, row) for own in self._scorer.graph.lists_of(scored.row)[0].tolist()]
         return Moment(
             id=self._name, kind=int(event.kind[0]), ts=float(event.ts[0]), position=int(event.position[0]),
             index=int(event.index[0]), now=self._scorer.graph.watermark, score=float(scored.score[0]), seen=seen,
             own=self._own, lists=lists,
         )  # fmt: skip
 
-    def _list(self, relation: int, own: int, row: int) -> ListThen:
+    def _list(self, own: int, row: int) -> ListThen:
         graph = self._scorer.graph
         if own < 0:
             return ListThen(None, [], np.zeros(0), np.zeros(0, np.int8), np.zeros(0))
-        group = self._groups.get(relation)
-        key = None if group is None else graph.group_keys(group, [own])[0]
+        key = graph.group_keys([own])[0]
         members = graph.members_of(own)
         others = members.row != row
         ids = graph.ids_of(members.row[others])

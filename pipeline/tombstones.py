@@ -12,6 +12,7 @@ from pipeline.columns import Wrong
 from pipeline.events import RETRACT, BadEvent, EventBatch, bad_event, check_names
 from pipeline.log import Record
 from pipeline.schema import Schema
+from pipeline.texts import Texts
 
 
 class TombstoneReader:
@@ -33,7 +34,7 @@ class TombstoneReader:
             batch = batch.take(keep)
         return batch, [bad_event(records[i], *problem) for i, problem in wrong.items()]
 
-    def _batch(self, ids: list[str], records: Sequence[Record]) -> EventBatch:
+    def _batch(self, ids: Texts, records: Sequence[Record]) -> EventBatch:
         n = len(records)
         return EventBatch(
             kind=np.full(n, RETRACT, np.uint8),
@@ -42,10 +43,10 @@ class TombstoneReader:
             target=np.zeros(n, np.bool_),
             label=np.full(n, -1, np.int8),
             features=np.zeros((n, len(self._schema.own_channels)), np.float32),
-            keys=[[None] * n for _ in self._schema.groups],
+            keys=Texts.none(len(self._schema.groups), n),
             edge_event=np.zeros(0, np.int32),
             edge_relation=np.zeros(0, np.int32),
-            edge_other=[],
+            edge_other=Texts.none(0),
             position=np.array([record.position for record in records], np.int64),
             index=np.zeros(n, np.int32),
         )

@@ -57,7 +57,8 @@ class Twin:
         """Yield (outcome, score) of each event; a score only of targets, and of those only the `wanted`."""
         edges: list[list[tuple[str, str]]] = [[] for _ in range(len(events))]
         names = self.schema.relation_names
-        for event, relation, other in zip(events.edge_event, events.edge_relation, events.edge_other, strict=True):
+        others = events.edge_other.known()
+        for event, relation, other in zip(events.edge_event, events.edge_relation, others, strict=True):
             edges[event].append((names[relation], other))
         for i in range(len(events)):
             outcome, scored = self._event(events, i, edges[i])
@@ -65,7 +66,7 @@ class Twin:
             yield outcome, self._score(scored) if scored and wants else None
 
     def _event(self, events: EventBatch, i: int, edges: list[tuple[str, str]]) -> tuple[str, str | None]:
-        kind, name, ts = events.kind[i], events.id[i], float(events.ts[i])
+        kind, name, ts = events.kind[i], events.id[i] or "", float(events.ts[i])
         if not math.isnan(ts):
             self.watermark = max(self.watermark, ts)
         self._expire()
@@ -74,8 +75,8 @@ class Twin:
         if kind == NODE:
             keys = {
                 self.schema.relation_names[r]: key
-                for (r, _), column in zip(self.schema.groups, events.keys, strict=True)
-                if (key := column[i]) is not None
+                for (r, _), key in zip(self.schema.groups, events.keys[:, i], strict=True)
+                if key is not None
             }
             return self._node(name, ts, np.array(events.features[i], np.float64), keys, edges)
         if kind == EDGE:

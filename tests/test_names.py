@@ -1,42 +1,118 @@
-"""Names: outside name <-> dense index, and their way to disk and back."""
+"""Names: outside name <-> dense index, in a table of plain arrays that is compared with a dict."""
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from pipeline.names import Names
+from pipeline.names_kernel import find, hash_of, put, release
+from pipeline.texts import Texts
 
-TEXTS = st.text(max_size=5)  # NUL, the empty text and characters of four bytes among them
+TEXTS = st.text(max_size=20)  # NUL, the empty text and characters of four bytes among them
+SPACES = st.integers(0, 2)
+KEYS = st.integers(0, 2**64 - 1)
+ROOM = 200  # indices
 
 
-def test_a_name_keeps_its_index_and_a_new_one_takes_a_free_one():
+def tag_of(text: Texts, space: int, key: int) -> int:
+    return int(hash_of(text.data, 0, len(text.data), space, np.uint64(key)))
+
+
+def give(names: Names, name: str, index: int, space: int = 0) -> None:
+    """Name an index, as the graph does."""
+    text = Texts.of([name])
+    names.reserve(ROOM, 1, len(text.data))
+    tag = tag_of(text, space, names.table.meta["key"][0])
+    slot = find(names.table, text.data, 0, len(text.data), space, tag)
+    assert slot < 0, "is known already"
+    put(names.table, ~slot, index, text.data, 0, len(text.data), space, tag)
+
+
+class AgainstADict(RuleBasedStateMachine):
+    """Names that come, go and come back, in a table that grows and closes its holes."""
+
+    @initialize(key=KEYS)
+    def begin(self, key: int) -> None:
+        self.names = Names(key)
+        self.index: dict[tuple[int, str], int] = {}
+
+    @rule(name=TEXTS, space=SPACES, copies=st.integers(1, 12))
+    def come(self, name: str, space: int, copies: int) -> None:
+        for copy in range(copies):
+            known = (space, name if copy == 0 else f"{name}{copy}")
+            if known not in self.index and len(self.index) < ROOM:
+                free = min(set(range(ROOM)) - set(self.index.values()))
+                give(self.names, known[1], free, space)
+                self.index[known] = free
+
+    @rule(place=st.integers(0, ROOM), count=st.integers(1, 10))
+    def go(self, place: int, count: int) -> None:
+        for known in list(self.index)[place : place + count]:
+            release(self.names.table, self.index.pop(known))
+
+    @rule()
+    def go_to_disk_and_back(self) -> None:
+        arrays = {name: np.array(array) for name, array in self.names.export("x").items()}
+        self.names = Names.restore(arrays, "x", ROOM)
+
+    @invariant()
+    def is_what_the_dict_says(self) -> None:
+        assert len(self.names) == len(self.index)
+        for (space, name), index in self.index.items():
+            assert self.names.index_of(name, space) == index
+            assert self.names.names_of([index]) == [name]
+        assert self.names.index_of("never came, for it is too long", 1) == -1
+        assert self.names.used() == max(self.index.values(), default=-1) + 1
+
+
+AgainstADict.TestCase.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+TestAgainstADict = AgainstADict.TestCase
+
+
+def test_a_free_index_has_no_name_and_releasing_it_again_is_no_matter():
     names = Names()
-    free = [9, 1, 0]
-    found, new = names.intern(["a", "b", None, "a"], lambda: free)
-    assert (found.tolist(), new, free) == ([0, 1, -1, 0], [0, 1], [9])
-    found, new = names.intern(["b", "c"], lambda: free)
-    assert (found.tolist(), new, free) == ([1, 9], [9], [])
-    assert [names.index_of(name) for name in ("a", "b", "c", "d")] == [0, 1, 9, -1]
-    assert [names.name_of(index) for index in (0, 1, 9)] == ["a", "b", "c"]
+    give(names, "a", 0)
+    give(names, "b", 1)
+    release(names.table, 0)
+    release(names.table, 0)
+    assert (len(names), names.index_of("a"), names.names_of([0, 1, -1])) == (1, -1, [None, "b", None])
 
 
-def test_a_released_name_is_forgotten_and_releasing_it_twice_is_no_matter():
+def test_names_whose_hashes_fall_together_are_told_apart_and_found_after_each_other_has_gone():
+    names = Names(key=7)
+    texts = [f"n{i}" for i in range(4000)]
+    together = [t for t in texts if tag_of(Texts.of([t]), 0, 7) % 16 in (14, 15)][:11]  # and on beyond the end
+    for index, name in enumerate(together):
+        give(names, name, index)
+    assert len(names.table.slots) == 16
+    for gone in range(0, 11, 2):
+        release(names.table, gone)
+        left = [i for i in range(11) if i > gone or i % 2]
+        assert [names.index_of(together[i]) for i in left] == left
+
+
+def test_no_text_is_stored_for_ever():
     names = Names()
-    names.intern(["a", "b"], lambda: [1, 0])
-    names.release([0])
-    names.release([0])
-    assert (len(names), names.index_of("a"), names.name_of(0), names.index_of("b")) == (1, -1, None, 1)
+    for i in range(5000):
+        give(names, f"a name that comes and goes {i}", i % ROOM)
+        release(names.table, i % ROOM)
+    assert (len(names), len(names.table.text) < 5000) == (0, True)
 
 
-@given(texts=st.lists(TEXTS | st.none(), max_size=30), gone=st.sets(st.integers(0, 29)))
-def test_names_are_on_disk_what_they_are_in_memory(texts, gone):
-    names = Names()
-    _, new = names.intern(texts, lambda: list(range(40, -1, -1)))
-    names.release([index for index in new if index in gone])
-    arrays = {name: np.array(array) for name, array in names.export("x").items()}
-    again = Names.restore(arrays, "x")
-    assert len(again) == len(names) == len({text for text in texts if text is not None}) - len(gone & set(new))
-    for text in texts:
-        if text is not None:
-            assert again.index_of(text) == names.index_of(text)
-    assert sorted(again.indices().tolist()) == sorted(set(new) - gone)
+@given(text=TEXTS, other=TEXTS, keys=st.tuples(KEYS, KEYS))
+def test_the_hash_takes_in_every_byte_the_space_and_the_key(text, other, keys):
+    one, two = Texts.of([text]), Texts.of([other])
+    assert (tag_of(one, 0, keys[0]) == tag_of(two, 0, keys[0])) <= (text == other)
+    assert tag_of(one, 0, keys[0]) != tag_of(one, 1, keys[0])
+    assert (tag_of(one, 0, keys[0]) == tag_of(one, 0, keys[1])) <= (keys[0] == keys[1])
+
+
+@given(st.lists(TEXTS | st.none(), max_size=10), st.lists(TEXTS | st.none(), max_size=10))
+def test_a_column_of_texts_holds_what_a_list_does(one, other):
+    column, joined = Texts.of(one), Texts.join([Texts.of(one), Texts.of(other)])
+    assert (column, joined) == (one, one + other)
+    assert [joined[i] for i in range(len(joined))] == one + other
+    assert joined[::-1] == (one + other)[::-1]
+    assert joined[len(one) :].packed() == other
+    assert joined.is_text()

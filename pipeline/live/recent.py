@@ -96,8 +96,8 @@ class Recent:
         hits = np.flatnonzero(spam)[-NEWEST:]
         if len(hits):
             at = scored.event[hits]
-            ids = [events.id[i] for i in at.tolist()]
-            self._newest.append(_Columns(ids, scored.score[hits], events.ts[at], events.position[at], events.index[at]))
+            where = events.ts[at], events.position[at], events.index[at]
+            self._newest.append(_Columns(events.id[at].known(), scored.score[hits], *where))
         lists, struck = self._graph.lists_of(scored.row[-WINDOW:]), spam[-WINDOW:]
         start = (self.noted + len(spam) - len(struck)) % WINDOW
         room = min(WINDOW - start, len(struck))
@@ -127,7 +127,7 @@ class Recent:
         found: list[Group] = []
         for one in self._groupings:
             numbers, struck, scored = _heaviest(lists[:, one.relation], spam, most)
-            keys = self._graph.group_keys(one.group, numbers)
+            keys = self._graph.group_keys(numbers)
             counted = zip(keys, struck, scored, strict=True)
             found += [Group(one.name, one.fields, key, *counts) for key, *counts in counted if key is not None]
         return sorted(found, key=lambda group: group.weight, reverse=True)[:most]

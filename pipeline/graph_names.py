@@ -1,0 +1,111 @@
+"""Names of the graph, compiled: an event's ids and group keys become rows and lists, and idle ones are freed.
+
+New rows and lists are as good as idle until an event of the batch uses them: those that come to nothing, as a row that
+a label for an unknown id named, go back with their names at the end of the batch.
+"""
+
+from pipeline.compiled import compiled
+from pipeline.graph_lists import note_idle_list, note_idle_row
+from pipeline.graph_state import ABSENT, Batch, Rules, State
+from pipeline.names_kernel import Column, Table, find, hash_of, put, release
+
+
+@compiled
+def has_room(g: State, ids: Table, keys: Table, batch: Batch) -> bool:
+    """Is there room for all that the batch could add at most?"""
+    meta = g.meta[0]
+    events, edges, groups = len(batch.kind), len(batch.edge_row), len(batch.group_lists)
+    lists = events * groups + 2 * edges
+    return bool(
+        meta.free_rows >= events + edges
+        and meta.free_lists >= lists
+        and len(g.links) >= meta.links_used + lists
+        and _fits(ids, events + edges, size_of(batch.id) + size_of(batch.edge_other))
+        and _fits(keys, events * groups, size_of(batch.keys))
+    )
+
+
+@compiled
+def _fits(table: Table, names: int, size: int) -> bool:
+    meta = table.meta[0]
+    return bool(4 * (meta.count + names) <= 3 * len(table.slots) and meta.used + size <= len(table.text))
+
+
+@compiled
+def size_of(texts: Column) -> int:
+    """Return the bytes of all texts of a column."""
+    size = 0
+    for length in texts.length:
+        size += max(length, 0)
+    return size
+
+
+@compiled
+def number(g: State, rules: Rules, ids: Table, keys: Table, batch: Batch) -> None:
+    """Give every name of the batch a row or a list."""
+    for e in range(len(batch.kind)):
+        batch.row[e] = _row_of(g, ids, batch.id, e)
+    for i in range(len(batch.edge_row)):
+        batch.edge_row[i] = _row_of(g, ids, batch.edge_other, i)
+    for relation in range(len(rules.group_of)):
+        group = rules.group_of[relation]
+        if group >= 0:
+            for e in range(len(batch.kind)):
+                batch.group_lists[group, e] = _list_of(g, keys, batch.keys, group * len(batch.kind) + e, relation)
+
+
+@compiled
+def _row_of(g: State, ids: Table, texts: Column, i: int) -> int:
+    start, length = texts.start[i], texts.length[i]
+    tag = hash_of(texts.data, start, length, 0, ids.meta[0].key)
+    slot = find(ids, texts.data, start, length, 0, tag)
+    if slot >= 0:
+        return int(ids.slots[slot].index)
+    g.meta[0].free_rows -= 1
+    row = g.free_rows[g.meta[0].free_rows]
+    put(ids, ~slot, row, texts.data, start, length, 0, tag)
+    it = g.rows[row]
+    it.ts, it.label_ts, it.links, it.older, it.newer, it.fresh = 0.0, 0.0, -1, -1, -1, -1
+    it.state, it.label = ABSENT, -1
+    for r in range(g.owner.shape[1]):
+        g.owner[row, r] = -1
+    note_idle_row(g, row)
+    return int(row)
+
+
+@compiled
+def _list_of(g: State, keys: Table, texts: Column, i: int, relation: int) -> int:
+    start, length = texts.start[i], texts.length[i]
+    if length < 0:
+        return -1
+    tag = hash_of(texts.data, start, length, relation, keys.meta[0].key)
+    slot = find(keys, texts.data, start, length, relation, tag)
+    if slot >= 0:
+        return int(keys.slots[slot].index)
+    g.meta[0].free_lists -= 1
+    own = g.free_lists[g.meta[0].free_lists]
+    put(keys, ~slot, own, texts.data, start, length, relation, tag)
+    g.lists[own].relation = relation
+    note_idle_list(g, own)
+    return int(own)
+
+
+@compiled
+def free_idle(g: State, ids: Table, keys: Table) -> None:
+    """Free the idle rows and lists that nothing uses, with their names."""
+    meta = g.meta[0]
+    for i in range(meta.idle_rows):
+        row = g.idle_rows[i]
+        g.rows[row].idle = 0
+        if g.rows[row].state == ABSENT:
+            release(ids, row)
+            g.free_rows[meta.free_rows] = row
+            meta.free_rows += 1
+    for i in range(meta.idle_lists):
+        own = g.idle_lists[i]
+        g.lists[own].idle = 0
+        if g.lists[own].links == 0:
+            release(keys, own)
+            g.free_lists[meta.free_lists] = own
+            meta.free_lists += 1
+    meta.idle_rows, meta.idle_lists = 0, 0

@@ -1,0 +1,129 @@
+"""The compiled code of names: one name at a time, in a table of plain arrays (`names` says what they mean)."""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.compiled import compiled
+
+Data = npt.NDArray[np.uint8]
+
+SLOT = np.dtype([("tag", "u4"), ("index", "i4")])  # the hash; -1: free
+ENTRY = np.dtype([("start", "i8"), ("length", "i4"), ("space", "i4")])
+META = np.dtype([("count", "i8"), ("used", "i8"), ("lost", "i8"), ("key", "u8")])  # bytes of text used, in holes
+
+
+class Table(NamedTuple):
+    slots: npt.NDArray[np.void]
+    entries: npt.NDArray[np.void]
+    text: Data
+    meta: npt.NDArray[np.void]  # (1,)
+
+
+class Column(NamedTuple):
+    """A column of texts (`texts`)."""
+
+    data: Data
+    start: npt.NDArray[np.int64]
+    length: npt.NDArray[np.int32]
+
+
+@compiled
+def hash_of(data: Data, start: int, length: int, space: int, key: int) -> int:
+    """Return 32 bits of a keyed hash: eight bytes at a time are folded in by a long product."""
+    state = np.uint64(key) ^ np.uint64(space + 1)
+    for at in range(0, length + 1, 8):  # + 1: one round at least, and a text of 8 bytes is not its first 7
+        word = np.uint64(0)
+        for k in range(at, min(at + 8, length)):
+            word |= np.uint64(data[start + k]) << np.uint64(8 * (k - at))
+        state = _folded(state ^ word, np.uint64(0x9E3779B97F4A7C15) ^ np.uint64(key))
+    state = _folded(state ^ np.uint64(length), np.uint64(0xD6E8FEB86659FD93))
+    return np.int64(state & np.uint64(0xFFFFFFFF))  # type: ignore[return-value]
+
+
+@compiled
+def _folded(a: np.uint64, b: np.uint64) -> np.uint64:
+    """Return the upper half of the product of two 64-bit numbers, mixed with the lower."""
+    low, half = np.uint64(0xFFFFFFFF), np.uint64(32)
+    middle = (a >> half) * (b & low) + (((a & low) * (b & low)) >> half)
+    other = (a & low) * (b >> half) + (middle & low)
+    return ((a >> half) * (b >> half) + (middle >> half) + (other >> half)) ^ (a * b)
+
+
+@compiled
+def find(table: Table, data: Data, start: int, length: int, space: int, tag: int) -> int:
+    """Return the slot of a name; of one that is not known, ~ the slot that it would take."""
+    mask = len(table.slots) - 1
+    at = tag & mask
+    while table.slots[at].index >= 0:
+        if table.slots[at].tag == tag and _is(table, table.slots[at].index, data, start, length, space):
+            return at
+        at = (at + 1) & mask
+    return ~at
+
+
+@compiled
+def _is(table: Table, index: int, data: Data, start: int, length: int, space: int) -> bool:
+    entry = table.entries[index]
+    if entry.length != length or entry.space != space:
+        return False
+    same = 0
+    while same < length and table.text[entry.start + same] == data[start + same]:
+        same += 1
+    return same == length
+
+
+@compiled
+def put(table: Table, slot: int, index: int, data: Data, start: int, length: int, space: int, tag: int) -> None:
+    """Give a new name an index; there must be room for its text."""
+    meta, entry = table.meta[0], table.entries[index]
+    entry.start, entry.length, entry.space = meta.used, length, space
+    for k in range(length):
+        table.text[meta.used + k] = data[start + k]
+    meta.used += length
+    meta.count += 1
+    table.slots[slot].tag, table.slots[slot].index = tag, index
+
+
+@compiled
+def release(table: Table, index: int) -> None:
+    """Forget the name of an index, if it has one."""
+    entry, mask = table.entries[index], len(table.slots) - 1
+    if entry.length < 0:
+        return
+    gap = hash_of(table.text, entry.start, entry.length, entry.space, table.meta[0].key) & mask
+    while table.slots[gap].index != index:
+        gap = (gap + 1) & mask
+    table.meta[0].lost += entry.length
+    table.meta[0].count -= 1
+    entry.length = -1
+    # Whoever stands behind and may stand in the gap moves there, or a search would end before it (Knuth, 6.4, R).
+    at = (gap + 1) & mask
+    while table.slots[at].index >= 0:
+        if ((at - table.slots[at].tag) & mask) >= ((at - gap) & mask):
+            table.slots[gap].tag, table.slots[gap].index = table.slots[at].tag, table.slots[at].index
+            gap = at
+        at = (at + 1) & mask
+    table.slots[gap].index = -1
+
+
+@compiled
+def look_up(table: Table, data: Data, space: int) -> int:
+    """Return the index of the name that is all of `data`, -1 if it has none."""
+    slot = find(table, data, 0, len(data), space, hash_of(data, 0, len(data), space, table.meta[0].key))
+    return table.slots[slot].index if slot >= 0 else -1
+
+
+@compiled
+def fill_slots(table: Table) -> None:
+    """Enter every name in `slots`, which are free."""
+    mask = len(table.slots) - 1
+    for index in range(len(table.entries)):
+        entry = table.entries[index]
+        if entry.length >= 0:
+            tag = hash_of(table.text, entry.start, entry.length, entry.space, table.meta[0].key)
+            at = tag & mask
+            while table.slots[at].index >= 0:
+                at = (at + 1) & mask
+            table.slots[at].tag, table.slots[at].index = tag, index

@@ -1,0 +1,143 @@
+"""Texts: a column of names as bytes, without a Python object for each.
+
+    data    (bytes,) uint8   UTF-8, one text behind the other; parts of a column share it
+    start   (...,) int64     where each text begins
+    length  (...,) int32     its bytes; NONE stands for no text
+
+A column has one axis, or two: the group keys of a micro-batch are a row for each relation.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, overload
+
+import numpy as np
+
+from pipeline.texts_kernel import Data, Lengths, Starts, gather
+
+NONE = -1
+CONTINUES = 0b10  # the upper bits of a byte of UTF-8 that no character begins with
+
+
+class Texts:
+    """n texts, or None in place of one."""
+
+    def __init__(self, data: Data, start: Starts, length: Lengths) -> None:
+        self.data, self.start, self.length = data, start, length
+
+    @staticmethod
+    def of(values: Sequence[str | None]) -> "Texts":
+        """Return a column of these texts; TypeError where one is neither a text nor None."""
+        try:
+            known: Any = values  # None is rare, and found out here
+            said = "".join(known)
+            length = np.fromiter(map(len, known), np.int32, len(values))
+        except TypeError:
+            encoded = [None if value is None else value.encode() for value in values]
+            said = "".join(value for value in values if value is not None)
+            length = np.fromiter((NONE if one is None else len(one) for one in encoded), np.int32, len(values))
+        else:
+            if not said.isascii():
+                length = np.fromiter((len(value.encode()) for value in values if value is not None), np.int32)
+        return Texts.laid_out(np.frombuffer(said.encode(), np.uint8), length)
+
+    @staticmethod
+    def laid_out(data: Data, length: Lengths) -> "Texts":
+        """Return texts that lie in `data` one behind the other, row after row; `data` is copied.  # (bytes,), (...,)"""
+        ends = np.cumsum(np.maximum(length, 0), dtype=np.int64).reshape(length.shape)
+        # A copy: a view of a message could not be written to, and would make numba compile everything twice.
+        return Texts(data.copy(), ends - np.maximum(length, 0), length)
+
+    @staticmethod
+    def none(*shape: int) -> "Texts":
+        """Return a column without a text."""
+        return Texts(np.zeros(0, np.uint8), np.zeros(shape, np.int64), np.full(shape, NONE, np.int32))
+
+    @staticmethod
+    def join(parts: "Sequence[Texts]") -> "Texts":
+        """Return the texts of `parts` one after the other, along the last axis."""
+        offsets = np.cumsum([0, *(len(part.data) for part in parts[:-1])])
+        starts = [part.start + offset for part, offset in zip(parts, offsets, strict=True)]
+        return Texts(
+            np.concatenate([part.data for part in parts]),
+            np.concatenate(starts, axis=-1),
+            np.concatenate([part.length for part in parts], axis=-1),
+        )
+
+    @staticmethod
+    def stack(rows: "Sequence[Texts]", count: int) -> "Texts":
+        """Return columns of `count` texts each as the rows of one.  # -> (rows, count)"""
+        if not rows:
+            return Texts.none(0, count)
+        return Texts.join(rows).reshaped(len(rows), count)
+
+    def reshaped(self, rows: int, count: int) -> "Texts":
+        """Return the same texts in so many rows."""
+        return Texts(self.data, self.start.reshape(rows, count), self.length.reshape(rows, count))
+
+    def __len__(self) -> int:
+        return len(self.length)
+
+    @overload
+    def __getitem__(self, at: int) -> "str | None": ...
+    @overload
+    def __getitem__(self, at: Any) -> "Texts": ...
+    def __getitem__(self, at: Any) -> Any:
+        """Return one text, or those that a slice, a mask or indices choose."""
+        start, length = self.start[at], self.length[at]
+        if isinstance(length, np.ndarray):
+            return Texts(self.data, np.ascontiguousarray(start), np.ascontiguousarray(length))
+        return None if length < 0 else self.data[start : start + length].tobytes().decode()
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.tolist())
+
+    def __eq__(self, other: object) -> bool:
+        """Are the texts the same, as a column or as a list?"""
+        return bool(self.tolist() == (other.tolist() if isinstance(other, Texts) else other))
+
+    __hash__ = None  # type: ignore[assignment]  # as of all that can be changed
+
+    def tolist(self) -> list[Any]:
+        """Return the texts, None in place of one; of two axes, a list for each row."""
+        if self.length.ndim > 1:
+            return [self[row, :].tolist() for row in range(len(self))]
+        near = self.packed()
+        ends = np.cumsum(np.maximum(near.length, 0)).tolist()
+        said, data = near.data.tobytes(), near.data
+        if len(data) and data.max() > 127:
+            pieces = [said[end - max(n, 0) : end].decode() for end, n in zip(ends, near.length.tolist(), strict=True)]
+        else:
+            text = said.decode("ascii")
+            pieces = [text[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)] if ends else []
+        if (near.length < 0).any():
+            return [None if n < 0 else piece for piece, n in zip(pieces, near.length.tolist(), strict=True)]
+        return list(pieces)
+
+    def known(self) -> list[str]:
+        """Return the texts of a column in which each is one."""
+        return [text for text in self.tolist() if text is not None]
+
+    def packed(self) -> "Texts":
+        """Return the texts one behind the other, with nothing between them: what a message is to hold."""
+        start, length = self.start.ravel(), self.length.ravel()
+        sizes = np.maximum(length, 0)
+        ends = np.cumsum(sizes, dtype=np.int64)
+        data = np.empty(int(ends[-1]) if len(ends) else 0, np.uint8)
+        gather(self.data, start, length, data)
+        return Texts(data, (ends - sizes).reshape(self.length.shape), self.length)
+
+    def is_text(self) -> bool:
+        """Is every text UTF-8?  Of one that came from outside nobody knows."""
+        near = self.packed()
+        try:
+            near.data.tobytes().decode()
+        except UnicodeDecodeError:
+            return False
+        first = near.data[near.start[near.length > 0]]
+        return not bool((first >> 6 == CONTINUES).any())
+
+    def fits(self) -> bool:
+        """Does every text lie within the data?"""
+        known = self.length >= 0
+        ends = self.start[known] + self.length[known]
+        return bool((self.length >= NONE).all() and (ends <= len(self.data)).all())
