@@ -8,7 +8,8 @@ A column function takes the field's values (`None` where a message has none) and
 so that a good batch costs a few whole-column operations and only a bad one is looked at value by value.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import repeat
 from types import NoneType
 from typing import Any
 
@@ -110,21 +111,45 @@ def _log1p(numbers: Floats, wrong: Wrong) -> tuple[Floats, Wrong]:
 
 
 def _one_hot(name: str, feature: OneHot) -> Column:
-    index: dict[str | None, int] = {text_of(value): i for i, value in enumerate(feature.values)}
+    index = {text_of(value): i for i, value in enumerate(feature.values)}
+    places = lookup(index)
     rows = np.eye(len(index) + feature.other, dtype=np.float32)
 
     def column(values: Sequence[Any]) -> tuple[Floats, Wrong]:
-        found = [index.get(value if type(value) is str else _text(value), -1) for value in values]
+        found = places(values)
         wrong: Wrong = {}
-        if not feature.other and -1 in found:
-            wrong = {i: _unknown(name, values[i]) for i, place in enumerate(found) if place < 0}
-        return rows[np.array(found, dtype=np.int64)], wrong  # -1 takes the last row: `other`, for a missing value too
+        if not feature.other and (found < 0).any():
+            wrong = {i: _unknown(name, values[i]) for i in np.flatnonzero(found < 0).tolist()}
+        return rows[found], wrong  # -1 takes the last row: `other`, for a missing value too
 
     return column
 
 
-def _text(value: Any) -> str | None:
-    return None if value is None else text_of(value)
+def lookup(index: Mapping[str, int]) -> Callable[[Sequence[Any]], npt.NDArray[np.int64]]:
+    """Return what finds many values in `index` by their texts; -1 for one that is not there, or missing.
+
+    Values of one type, as they nearly always are, are found as they are: no text is made of them.
+    """
+    of_type: dict[type, dict[Any, int]] = {
+        str: dict(index),
+        int: {int(text): place for text, place in index.items() if _is_digits_of_int(text)},
+        bool: {word == "true": place for word, place in index.items() if word in ("true", "false")},
+    }
+
+    def places(values: Sequence[Any]) -> npt.NDArray[np.int64]:
+        kinds = set(map(type, values))
+        known = of_type.get(kinds.pop()) if len(kinds) == 1 else None
+        if known is not None:
+            return np.fromiter(map(known.get, values, repeat(-1)), np.int64, len(values))
+        texts = (None if value is None else text_of(value) for value in values)
+        return np.array([-1 if text is None else index.get(text, -1) for text in texts], np.int64)
+
+    return places
+
+
+def _is_digits_of_int(text: str) -> bool:
+    """Is the text how an integer is written?"""
+    return len(text) < 1000 and text.removeprefix("-").isdecimal() and text == str(int(text))
 
 
 def _unknown(name: str, value: Any) -> tuple[str, str]:

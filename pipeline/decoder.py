@@ -67,6 +67,8 @@ class Decoder:
         Nearly always there is one. Otherwise a share is all that is a reader's, not each stretch of it: where topics
         alternate, reading one message costs as much as reading a hundred at once.
         """
+        if len(set(map(_TOPIC, records))) == len(set(map(_CONTENT_TYPE, records))) == 1:
+            return [(self._reader(records[0].topic, records[0].content_type), records)], True
         kinds = list(zip(map(_TOPIC, records), map(_CONTENT_TYPE, records), strict=True))
         reader_of = {kind: self._reader(*kind) for kind in set(kinds)}
         if len(set(reader_of.values())) == 1:

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.columns import Column, Wrong, check_keys, column_of, group_keys, texts_of, weekdays
+from pipeline.columns import Column, Wrong, check_keys, column_of, group_keys, lookup, texts_of, weekdays
 from pipeline.events import (
     EDGE,
     LABEL,
@@ -59,6 +59,7 @@ class JsonReader:
         self._kinds[None] = EVENT_TYPES.index(schema.events.default_type)
         self._labels = {text_of(word): 1 for word in schema.labels.spam}
         self._labels |= {text_of(word): 0 for word in schema.labels.not_spam}
+        self._label_of = lookup(self._labels)
         self._columns: list[tuple[slice, Any, Column]] = [
             (schema.own_slices[name], self._get[source], column_of(name, feature))
             for name, feature in schema.features.items()
@@ -155,9 +156,11 @@ class JsonReader:
         return check_names("id", ids, wrong)
 
     def _target_column(self, messages: list[Any], kind: npt.NDArray[np.uint8], wrong: Wrong) -> npt.NDArray[np.bool_]:
-        default = self._schema.nodes.target
-        said = [default if t is None else t for t in map(self._field["target"], messages)]
-        if not set(map(type, said)) <= {bool}:  # a feature or a group reads the same field
+        default, said = self._schema.nodes.target, list(map(self._field["target"], messages))
+        kinds = set(map(type, said))
+        if NoneType in kinds:
+            said = [default] * len(said) if len(kinds) == 1 else [default if t is None else t for t in said]
+        if not kinds <= {bool, NoneType}:  # a feature or a group reads the same field
             loose = np.array([type(t) is not bool for t in said], np.bool_)
             note_where(loose & (kind == NODE), "wrong_type", "target is neither true nor false", wrong)
             said = [t is True for t in said]
@@ -166,16 +169,15 @@ class JsonReader:
 
     def _label_column(self, messages: list[Any], kind: npt.NDArray[np.uint8], wrong: Wrong) -> npt.NDArray[np.int8]:
         label = np.full(len(messages), -1, np.int8)
-        for i in np.flatnonzero(kind == LABEL).tolist():
-            word = self._field["label"](messages[i])
-            found = None if word is None else self._labels.get(text_of(word))
-            if word is None:
-                wrong.setdefault(i, ("missing_field", "label is missing"))
-            elif found is None:
-                detail = f"label is {word!r:.80}, expected one of {', '.join(self._labels)}"
-                wrong.setdefault(i, ("bad_label", detail))
+        labels = np.flatnonzero(kind == LABEL)
+        words = [self._field["label"](messages[i]) for i in labels.tolist()]
+        label[labels] = self._label_of(words)
+        for i in np.flatnonzero(label[labels] < 0).tolist():
+            if words[i] is None:
+                wrong.setdefault(int(labels[i]), ("missing_field", "label is missing"))
             else:
-                label[i] = found
+                detail = f"label is {words[i]!r:.80}, expected one of {', '.join(self._labels)}"
+                wrong.setdefault(int(labels[i]), ("bad_label", detail))
         return label
 
     def _node_columns(
@@ -206,8 +208,10 @@ class JsonReader:
         names: list[Any] = []
         others: list[Any] = []
         lists = list(map(self._field["edges"], messages))
-        has_list = np.array(list(map(bool, lists)), np.bool_) & (kind == NODE)
-        for i in np.flatnonzero((kind == EDGE) | (kind == RETRACT) | has_list).tolist():
+        concerned: npt.NDArray[np.bool_] = (kind == EDGE) | (kind == RETRACT)
+        if any(lists):
+            concerned |= np.array(list(map(bool, lists)), np.bool_) & (kind == NODE)
+        for i in np.flatnonzero(concerned).tolist():
             if kind[i] == NODE:
                 pairs = lists[i]
             elif kind[i] == RETRACT and self._field["id"](messages[i]) is not None:
