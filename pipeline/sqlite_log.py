@@ -26,6 +26,7 @@ APPLICATION_ID = 0x67734C47  # "gsLG" in the file's header: this SQLite file is 
 FORMAT = 2  # user_version in the header; raise it when the tables change
 MAX_READ_BYTES = 64 << 20  # one read_batch stops here, so that a flood of huge messages cannot exhaust the memory
 CHECKPOINT_PAGES = 4000  # 16 MB: a commit that copies them into the file waits for the disk; this keeps it out of p99
+FETCHED = 32  # rows at a time
 SHORTEST_POLL_SECONDS, LONGEST_POLL_SECONDS = 0.0002, 0.005
 
 # SQLite's result code -> what happened and what to do about it
@@ -75,7 +76,7 @@ class SqliteLog(Log):
     def read_batch(self, topic: str, position: int, max_records: int, timeout_seconds: float) -> Read:
         """Wait for a record at `position`, then return it and what follows.
 
-        Returns at most `max_records`, and fewer once they exceed `MAX_READ_BYTES` together.
+        Returns at most `max_records`, and only some more of them once they exceed `MAX_READ_BYTES` together.
         """
         self.wait({topic: position}, timeout_seconds)
         with self._one_line_errors():
@@ -241,13 +242,12 @@ class SqliteLog(Log):
             " WHERE position >= ? ORDER BY position LIMIT ?",
             (position, max_records),
         )
-        records = []
+        records: list[Record] = []
         bytes_left = MAX_READ_BYTES
-        for at, value, key, content_type, appended_at, headers in rows:
-            records.append(Record(at, value, _loaded(key), content_type, appended_at, _unpack_headers(headers)))
-            bytes_left -= len(value)
-            if bytes_left <= 0:
-                break
+        while bytes_left > 0 and (some := rows.fetchmany(FETCHED)):
+            # As Record(...) does, without a step in Python for each.
+            records += [_new(Record, (at, v, _loaded(k), c, t, _unpacked(h), "", -1)) for at, v, k, c, t, h in some]
+            bytes_left -= sum(len(row[1]) for row in some)
         rows.close()  # an open cursor would keep the write-ahead log from being emptied
         return records
 
@@ -278,7 +278,7 @@ def _stored(key: str | None) -> str | bytes | None:
 
 
 def _loaded(key: str | bytes | None) -> str | None:
-    return key.decode(errors="surrogateescape") if isinstance(key, bytes) else key
+    return key.decode(errors="surrogateescape") if type(key) is bytes else key
 
 
 @lru_cache(maxsize=256)  # the score messages of a run all have the same
@@ -287,5 +287,8 @@ def _pack_headers(headers: Headers) -> bytes | None:
 
 
 @lru_cache(maxsize=256)
-def _unpack_headers(packed: bytes | None) -> Headers:
-    return msgspec.msgpack.decode(packed, type=Headers) if packed else ()
+def _unpacked(headers: bytes | None) -> Headers:
+    return msgspec.msgpack.decode(headers, type=Headers) if headers else ()
+
+
+_new = tuple.__new__
