@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY
 
-from pipeline.bench import core, embedded, explicit_lists, recovery, scale, startup, train
+from pipeline.bench import core, embedded, explicit_lists, full, recovery, scale, startup, train
 from pipeline.bench.published import insert, read_report
 from pipeline.cli import main
 from pipeline.errors import ConfigError, DataError
@@ -106,6 +106,21 @@ def test_scale_grows_step_by_step(capsys, tmp_path):
     assert (tmp_path / "scale.png").exists()
     with pytest.raises(DataError, match="--events 10: the bench begins at 10,000 nodes"):
         told(scale, events=10)
+
+
+def test_full_compares_with_every_peer_before_it_times_them():
+    report = told(full, events=600)
+    assert {"ours, unpruned", "torch, unpruned", "torch, 4x", "torch, 8x"} <= set(report["peers"])
+    assert set(report["ours"]) == {"4x", "8x"}
+    wide, *pruned = (sum(map(sum, widths)) for widths in report["graphs"]["random"]["outputs_a_branch"].values())
+    assert wide == 4 * full.WIDTH and all(0 < width < wide for width in pruned)
+
+
+def test_full_refuses_a_peer_that_computes_something_else(monkeypatch):
+    right = full.WholeGraph.logits
+    monkeypatch.setattr(full.WholeGraph, "logits", lambda self: right(self) + 0.1)
+    with pytest.raises(RuntimeError, match="torch, unpruned differs from ours"):
+        told(full, events=600)
 
 
 def test_startup_waits_for_the_first_score(monkeypatch):
