@@ -45,10 +45,11 @@ class WholeGraph:
 
     def __init__(self, layers: tuple[Layer, Layer], weight: Floats, bias: Floats, x: Any, mean: Any) -> None:
         own, near = (branch.keep for branch in layers[0].branches)
-        kept = _stored(x, own)
-        self._x = kept, kept if np.array_equal(own, near) else _stored(x, near)
         edges = _csr(mean)
         self._first, self._second = (_Pass(layer, edges) for layer in layers)
+        kept = _stored(x, own)
+        moved = kept if np.array_equal(own, near) else _stored(x, near)
+        self._x = kept, _padded(moved) if self._first.narrow and not isinstance(moved, Csr) else moved
         self._keeps = [branch.keep for branch in layers[1].branches]
         self._weight, self._bias = weight, bias
 
@@ -69,7 +70,7 @@ class _Pass:
     def __init__(self, layer: Layer, edges: Csr) -> None:
         own, near = layer.branches
         nodes, (inputs, outputs) = len(edges.start) - 1, near.weight.shape
-        self._edges, self._narrow = edges, inputs <= outputs
+        self._edges, self.narrow = edges, inputs <= outputs
         self._moved = _lines(nodes, outputs)  # along the edges
         self._out = np.empty((nodes, layer.width), np.float32)
         self._own, self._near = _padded(own.weight), _padded(near.weight)
@@ -82,7 +83,7 @@ class _Pass:
         Branches that read the same channels read the same array.
         """
         moved, out, width = self._moved, self._out, len(self._own_bias)
-        if self._narrow and not isinstance(near, Csr):
+        if self.narrow and not isinstance(near, Csr):
             _sums(self._edges, near, moved)
             _branch(own, self._own, self._own_bias, out, 0)
             _branch(moved[:, : len(self._near)], self._near, self._near_bias, out, width)
