@@ -59,8 +59,8 @@ format: install ## let ruff sort the imports and format the code
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: install ## speed: run every bench that needs no broker, write docs/performance and its tables; ten minutes
-	@for name in core embedded train recovery startup scale; do \
+bench: install ## speed: run every bench that needs no broker, write docs/performance and its tables; twenty minutes
+	@for name in core embedded train recovery startup scale memory full; do \
 		$(BIN)/graphsieve bench $$name --json --out docs/performance --page docs/performance.md || exit; \
 	done
 

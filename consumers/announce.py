@@ -25,6 +25,7 @@ def start_line(model: Model, log_url: str, state: str, config: Config) -> Line:
         "client": kafka.client,
         "security": kafka.security,
         "instance": kafka.instance or None,
+        "device": score.device,
         "max_batch": score.max_batch,
         "max_wait": score.max_wait,
         "snapshot_every": score.snapshot_every,

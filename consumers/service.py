@@ -18,6 +18,7 @@ from consumers.stopping import bounded, stopped_by_signals
 from consumers.windows import Expected, Windows
 from pipeline.config import Config
 from pipeline.decoder import Decoder
+from pipeline.device import on_device
 from pipeline.events import REASONS
 from pipeline.live.page import live_page
 from pipeline.live.status import Status, status
@@ -51,6 +52,7 @@ def serve_scores(
     """
     with ExitStack() as stack:
         stop = stack.enter_context(stopped_by_signals())
+        model = on_device(model, config.score.device)
         say = prefaced(say, start_line(model, log_url, state, config))
         stack.enter_context(bounded(stop, config.score.stop_seconds, say))
         check_topics(model.schema, config.topics.events)

@@ -28,6 +28,7 @@ class Score(Struct, frozen=True, forbid_unknown_fields=True):
     snapshots_kept: Annotated[int, Meta(ge=1)] = 2
     max_message_bytes: Annotated[int, Meta(ge=1)] = 4 * 2**20
     stop: str = "30s"
+    device: Literal["cpu", "cuda"] = "cpu"
 
     @property
     def max_wait_seconds(self) -> float:

@@ -1,4 +1,6 @@
-"""How much memory this process may use: its cgroup's limit, as a container has one, else the machine's memory.
+"""How much memory a process may use, and how much it does.
+
+It may use its cgroup's limit, as a container has one, else the machine's memory:
 
     v2   /proc/self/cgroup  0::/kubepods/pod1/c1        ->  memory.max there, and in every folder above it
     v1   /proc/self/cgroup  5:memory:/docker/c1         ->  memory.limit_in_bytes, likewise
@@ -19,6 +21,15 @@ OWN_GROUPS = Path("/proc/self/cgroup")
 def memory_limit_bytes(cgroups: Path = CGROUPS, own_groups: Path = OWN_GROUPS) -> int:
     """Return the limit as it is now, in bytes; it may be raised while a process runs."""
     return min([_machine_bytes(), *_limits(cgroups, own_groups)])
+
+
+def resident_bytes(process: int | str = "self") -> int | None:
+    """Return the memory that a process has in use; None where the system does not say it in Linux's way."""
+    try:
+        pages = int(Path(f"/proc/{process}/statm").read_text(encoding="ascii").split()[1])
+    except OSError:
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def _machine_bytes() -> int:

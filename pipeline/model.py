@@ -117,6 +117,14 @@ class Model:
     threshold: float
     report: dict[str, Any] = field(default_factory=dict)  # training, pruning, metrics: for people
 
+    def hidden(self, x: Floats, means: Floats) -> Floats:
+        """Return the hidden features: stage B.  # (B, C), (B, R, C) -> (B, H)"""
+        return self.layers[0].forward(x, means)
+
+    def scores(self, h: Floats, means: Floats) -> Floats:
+        """Return the scores: stage D.  # (B, H), (B, R, H) -> (B,)"""
+        return self.classify(self.layers[1].forward(h, means))
+
     def logits(self, h2: Floats) -> Floats:
         """Return the log-odds of the scores.  # (B, H2) -> (B,)"""
         return np.asarray(h2 @ self.weight + np.float32(self.bias))

@@ -325,6 +325,8 @@ BENCHES = {
     "recovery": "snapshots of a million nodes",
     "startup": "process start to first score",
     "scale": "time and memory as the graph grows",
+    "memory": "bytes a node and a list",
+    "full": "whole graphs, all nodes at once",
     "soak": "a long stream",
 }
 

@@ -57,13 +57,13 @@ class Scorer:
         x = read_inputs(self.model.transform, self.model.input_keep, events, applied, self.inputs)
         means = run_lists(applied, x, self.inputs, self.input_lists)
         times.append(self._clock())
-        h = self.model.layers[0].forward(x, means)
+        h = self.model.hidden(x, means)
         times.append(self._clock())
         hidden_means = run_lists(applied, h, self.hidden, self.hidden_lists)
         times.append(self._clock())
         targets = np.flatnonzero(events.target[applied.entry_event])
         read = (h[targets], hidden_means[targets]) if len(targets) < len(h) else (h, hidden_means)
-        score = self.model.classify(self.model.layers[1].forward(*read))
+        score = self.model.scores(*read)
         why = None
         if explain is not None:
             seen = (applied.channels, x, means, hidden_means)

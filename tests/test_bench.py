@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY
 
-from pipeline.bench import core, embedded, explicit_lists, recovery, scale, startup, train
+from pipeline.bench import core, embedded, explicit_lists, full, memory, recovery, scale, startup, train
 from pipeline.bench.published import insert, read_report
+from pipeline.bench.watched import steps_of
 from pipeline.cli import main
 from pipeline.errors import ConfigError, DataError
 from pipeline.experiments.recordings import as_records
@@ -106,6 +107,58 @@ def test_scale_grows_step_by_step(capsys, tmp_path):
     assert (tmp_path / "scale.png").exists()
     with pytest.raises(DataError, match="--events 10: the bench begins at 10,000 nodes"):
         told(scale, events=10)
+
+
+def test_ten_million_nodes_are_reached_in_steps_where_they_are_asked_for():
+    sizes = [10_000, 30_000, 100_000, 300_000, 1_000_000, 3_000_000]
+    assert scale._sizes(10_000_000) == [*sizes, 10_000_000]
+    assert scale._sizes(scale.NODES) == sizes
+
+
+def hold(tell, size):
+    tell({})
+    held = b"x" * size
+    tell({"held": len(held)})
+
+
+def test_a_watched_process_is_seen_to_grow_by_what_it_holds():
+    (_, before), (step, after) = steps_of(hold, 64_000_000)
+    assert step == {"held": 64_000_000}
+    assert 60_000_000 < after - before < 80_000_000
+
+
+def test_memory_is_split_into_nodes_and_lists():
+    sizes = [memory.Size(*size) for size in ((1000, 10), (2000, 10), (2000, 900), (4000, 3000))]
+    found = memory._split(sizes, [500.0 * nodes + 800.0 * lists for nodes, lists in sizes])
+    assert (found["bytes_a_node"], found["bytes_a_list"], found["largest_miss"]) == (500, 800, 0.0)
+
+
+def test_memory_tells_bytes_a_node_and_a_list(monkeypatch):
+    monkeypatch.setattr(memory, "NODE_SHARES", (0.5, 1.0))
+    monkeypatch.setattr(memory, "LIST_SHARES", (0.0, 0.5))
+    report = told(memory, events=20_000)
+    assert [size["nodes"] for size in report["ours"]["sizes"]] == [10_000, 10_000, 20_000, 20_000]
+    few, many = (size["lists"] for size in report["ours"]["sizes"][:2])
+    assert few < 100 and many == pytest.approx(10_000, abs=100)
+    for one in (report["ours"], *report["peers"].values()):
+        assert all(100 < one[name] < 20_000 for name in ("bytes_a_node", "bytes_a_list"))
+    with pytest.raises(ConfigError, match="--events 10: the bench needs at least 20,000 nodes"):
+        told(memory, events=10)
+
+
+def test_full_compares_with_every_peer_before_it_times_them():
+    report = told(full, events=600)
+    assert {"ours, unpruned", "torch, unpruned", "torch, 4x", "torch, 8x"} <= set(report["peers"])
+    assert set(report["ours"]) == {"4x", "8x"}
+    wide, *pruned = (sum(map(sum, widths)) for widths in report["graphs"]["random"]["outputs_a_branch"].values())
+    assert wide == 4 * full.WIDTH and all(0 < width < wide for width in pruned)
+
+
+def test_full_refuses_a_peer_that_computes_something_else(monkeypatch):
+    right = full.WholeGraph.logits
+    monkeypatch.setattr(full.WholeGraph, "logits", lambda self: right(self) + 0.1)
+    with pytest.raises(RuntimeError, match="torch, unpruned differs from ours"):
+        told(full, events=600)
 
 
 def test_startup_waits_for_the_first_score(monkeypatch):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from fakes import one_megabyte_disk
 from published import serve as serve_list
 from worlds import random_model
@@ -80,6 +81,14 @@ def test_a_check_whose_ground_is_missing_says_which(tmp_path):
 
 
 # ---- config ----
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch sees a GPU here")
+def test_a_device_that_is_not_there_is_a_problem_with_what_to_do(monkeypatch):
+    monkeypatch.setenv("GRAPHSIEVE_SCORE_DEVICE", "cuda")
+    _, refused = found(Setup(), "software")
+    assert (refused.verdict, refused.found[:27]) == ("problem", "score.device is 'cuda', but")
+    assert refused.fix.endswith("set score.device = 'cpu'")
 
 
 def test_an_unknown_knob_is_a_problem_with_the_likely_one_and_the_rest_is_looked_at(tmp_path):

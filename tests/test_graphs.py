@@ -19,6 +19,7 @@ from pipeline.experiments.graphs.prune import Unpruned, plan_by, refitted, selec
 from pipeline.experiments.graphs.sage import Data, FitOptions, fine_tune, fresh, train
 from pipeline.experiments.message_passing import mean_over_neighbours, to_dgl
 from pipeline.model import Branch, Layer
+from pipeline.whole_graph import WholeGraph
 
 FIT = FitOptions(epochs=12, learning_rate=0.02, patience=12)
 
@@ -61,15 +62,33 @@ def test_training_finds_the_communities(graph, network):
     assert judge(logits_of(network, graph.x, graph.mean)[test], graph.y[test])["f1_micro"] > 0.9
 
 
-def test_numpy_torch_and_dgl_give_the_logits_of_the_dense_twin(graph, network, unpruned):
-    small = refitted(unpruned, plan_by(unpruned, "lasso", "batched", 4, 0))
-    for one in (network, small):
+def test_numpy_torch_dgl_and_the_compiled_passes_give_the_logits_of_the_dense_twin(graph, network, unpruned):
+    pruned = [refitted(unpruned, plan_by(unpruned, "lasso", scheme, 4, 0)) for scheme in SCHEMES]
+    for one in (network, *pruned):
         twin = dense_logits(one, graph.x, graph.mean)
         full = Full(one, graph.x, graph.mean)
         for logits in (
             logits_of(one, graph.x, graph.mean), full.by_torch().numpy(), full.by_dgl(to_dgl(graph.mean)).numpy(),
+            whole_graph(one, graph.x, graph.mean).logits(),
         ):  # fmt: skip
             assert logits == pytest.approx(twin, abs=1e-3)
+
+
+def whole_graph(network, x, mean):
+    return WholeGraph(network.layers, network.weight, network.bias, x, mean)
+
+
+def test_whole_graphs_are_computed_alike_in_either_order_by_rows_and_again(graph, network, monkeypatch):
+    monkeypatch.setattr("pipeline.whole_graph.ROWS", 100)  # 360 nodes: the last rows are fewer
+    rng = np.random.default_rng(0)
+    keeps = [[np.arange(24), np.arange(24)], [np.arange(3), np.arange(2, 8)], [np.arange(20), np.arange(20)]]
+    for own, near in keeps:  # 16 outputs: more inputs than that are multiplied first, fewer are averaged first
+        first = [Branch(k.astype(np.int32), rng.normal(size=(len(k), 16)), rng.normal(size=16)) for k in (own, near)]
+        one = Network((Layer(first), network.layers[1]), network.weight, network.bias)
+        made = whole_graph(one, graph.x, graph.mean)
+        twin = dense_logits(one, graph.x, graph.mean)
+        for _ in range(2):
+            assert made.logits() == pytest.approx(twin, rel=1e-4, abs=1e-4)
 
 
 def test_batches_give_what_the_whole_graph_gives_with_and_without_stored_features(graph, network, unpruned):
@@ -89,7 +108,11 @@ def test_sparse_features_train_and_infer_as_dense_ones_do(graph):
     ]
     twins = [dense_logits(one, dense.x, dense.mean) for one in trained]
     assert twins[0] == pytest.approx(twins[1], abs=2e-2)
-    assert logits_of(trained[0], sparse.x, sparse.mean) == pytest.approx(twins[0], abs=1e-3)
+    for logits in (
+        logits_of(trained[0], sparse.x, sparse.mean),
+        whole_graph(trained[0], sparse.x, sparse.mean).logits(),
+    ):
+        assert logits == pytest.approx(twins[0], abs=1e-3)
     batched = Batched(trained[0], sparse.x, sparse.mean)
     assert batched.from_scratch(np.arange(20)) == pytest.approx(twins[0][:20], abs=1e-3)
 
@@ -203,3 +226,5 @@ def test_a_branch_of_sparse_inputs_may_lose_all_its_outputs(graph):
     lame = Network((Layer([own, none]), Layer(second)), network.weight, network.bias)
     tuned = fine_tune(lame, Data(sparse, split_of(sparse, 0)), dense_logits(lame, sparse.x, sparse.mean), FIT)
     assert tuned.layers[0].width == 4
+    expected = dense_logits(tuned, sparse.x, sparse.mean)
+    assert whole_graph(tuned, sparse.x, sparse.mean).logits() == pytest.approx(expected, abs=1e-3)

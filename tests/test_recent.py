@@ -14,9 +14,10 @@ from worlds import START, decoded, event_sequences, random_model, world
 from pipeline.columns import group_keys, split_key, texts_of
 from pipeline.graph import Graph
 from pipeline.live.recent import NEWEST, WINDOW, Recent
-from pipeline.live.status import GROUPS, Status, resident_bytes, status
+from pipeline.live.status import GROUPS, Status, status
 from pipeline.live.trend import MINUTES, POINTS, Trend
 from pipeline.live.visible import NAME_BYTES, NAME_CHARACTERS, visible
+from pipeline.memory_limit import resident_bytes
 from pipeline.scorer import Scorer
 from pipeline.stats import GroupStats, ServiceStats
 

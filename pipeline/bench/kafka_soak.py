@@ -5,8 +5,8 @@ Every half minute: how far the group has come, how far it is behind, and the mem
 from outside. The topics keep no more than they must, so the broker's disk does not fill either.
 """
 
+import math
 import multiprocessing
-import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -27,6 +27,7 @@ from pipeline.kafka_log.client import Cluster
 from pipeline.kafka_log.log import KafkaLog
 from pipeline.kafka_log.topics import create_topic
 from pipeline.log import Message
+from pipeline.memory_limit import resident_bytes
 from pipeline.model import Model
 from producers.synthetic import synthetic_events
 
@@ -106,7 +107,7 @@ def _watch(log: KafkaLog, config: Config, process: Scorer, seconds: float) -> It
         time.sleep(max(0.0, began + number * every - time.monotonic()))
         process.check()
         committed, end = log.committed(config.score.group, config.topics.events).position, log.end(config.topics.events)
-        resident = resident_mb(process.process.pid)
+        resident = (resident_bytes(process.process.pid) or math.nan) / 2**20
         sample = Sample(time.monotonic() - began, committed, end - committed, resident)
         print(
             f"{sample.at:6.0f} s  {sample.events:>10} events  lag {sample.lag:>7}  {sample.resident_mb:7.1f} MB",
@@ -137,9 +138,3 @@ def _report(samples: list[Sample], load: float) -> dict[str, Any]:
         "resident_mb_an_hour": round(float(slope), 2),
         "samples": [[round(s.at, 1), s.events, s.lag, round(s.resident_mb, 1)] for s in samples],
     }
-
-
-def resident_mb(pid: int) -> float:
-    """Return a process's resident memory, MB."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20

@@ -3,22 +3,25 @@
 A process of its own scores the synthetic stream, whose nodes stay. At each size the last micro-batches are timed, and
 its memory is what the system tells of it, from outside; what it took before the first event is subtracted. A bucket of
 a Python dict or a growing array doubles now and then: at some sizes there is more room than nodes.
+
+Nothing that a target asks for is more work in a larger graph, but what it reads lies farther apart. So each size is
+also asked for new nodes of FEW users, whose lists stay in the processor's cache, and for as many whose users, products
+and devices are those of reviews drawn from the whole past: what these take longer is the way to memory.
 """
 
 import argparse
-import multiprocessing
-import os
 import time
+from collections.abc import Iterator
 from itertools import islice
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import numpy as np
 
 from pipeline.bench.models import WIDTHS, some_model, synthetic_schema
 from pipeline.bench.soak import BATCH
 from pipeline.bench.surroundings import Report, surroundings
+from pipeline.bench.watched import Step, Tell, steps_of
 from pipeline.decoder import Decoder
 from pipeline.errors import DataError
 from pipeline.experiments.recordings import as_records
@@ -30,26 +33,23 @@ from producers.synthetic import synthetic_events
 NODES = 3_000_000
 SMALLEST = 10_000
 TIMED = 40  # micro-batches at each size
-
-Step = dict[str, Any]
+PAST = 8 * BATCH  # reviews that are drawn from all that came
+DRAWN = 4  # of a micro-batch are candidates for it
+FEW = 16
+EMBEDDING = [0.1 * c for c in range(8)]
+MICROSECONDS = ("us_a_target", "us_in_few_lists", "us_in_any_lists")
 
 
 def run(args: argparse.Namespace) -> Report:
     """Measure; return the report."""
     around = surroundings(args)
     sizes = _sizes(args.events or NODES)
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=_grow, args=(there, sizes), daemon=True)
-    process.start()
-    there.close()
-    steps: list[Step] = []
-    empty = _step(here, process.pid)["bytes"]
-    for _ in sizes:
-        step = _step(here, process.pid)
-        step["bytes_a_node"] = round((step.pop("bytes") - empty) / step["nodes"])
-        steps.append(step)
-    process.join()
+    (_, empty), *told = steps_of(_grow, sizes)
+    sizes_told, touched = told[::2], told[1::2]
+    steps = [
+        size | lists | {"bytes_a_node": round((resident - empty) / size["nodes"])}
+        for (size, resident), (lists, _) in zip(sizes_told, touched, strict=True)
+    ]
     if args.plot:
         _plot(steps, args.plot)
     return {
@@ -64,10 +64,11 @@ def run(args: argparse.Namespace) -> Report:
 
 def tables(report: Report) -> list[Table]:
     cells = [
-        [f"{s['nodes']:,}", f"{s['lists']:,}", f"{s['us_a_target']:.1f}", f"{s['bytes_a_node']:,}"]
+        [f"{s['nodes']:,}", f"{s['lists']:,}", *(f"{s[us]:.1f}" for us in MICROSECONDS), f"{s['bytes_a_node']:,}"]
         for s in report["ours"]["steps"]
     ]
-    return [Table("steps", ["nodes", "lists", "microseconds a target", "bytes a node, all told"], cells)]
+    header = ["nodes", "lists", "microseconds a target", "in few lists", "in any lists", "bytes a node, all told"]
+    return [Table("steps", header, cells)]
 
 
 def _sizes(most: int) -> list[int]:
@@ -76,40 +77,73 @@ def _sizes(most: int) -> list[int]:
     powers = [SMALLEST]
     while powers[-1] * 10 < most:
         powers.append(powers[-1] * 10)
-    return [*powers, most]
-
-
-def _step(here: Connection, pid: int | None) -> Step:
-    """Return what the process tells, with its memory as of then; let it go on."""
-    step: Step = here.recv()
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    here.send(None)
-    return step | {"bytes": pages * os.sysconf("SC_PAGESIZE")}
+    return sorted({size for power in powers for size in (power, 3 * power) if size < most} | {most})
 
 
 # ---- the process ----
 
 
-def _grow(there: Connection, sizes: list[int]) -> None:
+def _grow(tell: Tell, sizes: list[int]) -> None:
     schema = synthetic_schema(lasting=True)
     inputs, hidden, outputs = WIDTHS.values()
     scorer, decoder, stream = Scorer(some_model(schema, outputs, inputs, hidden)), Decoder(schema), synthetic_events(0)
-    _tell(there, {})
+    past = _Past()
+    tell({})
     taken: list[float] = []
+
+    def seconds_a_target(lines: list[bytes]) -> float:
+        events, _ = decoder.decode(as_records(lines))
+        began = time.perf_counter()
+        targets = len(scorer.score(events).score)
+        return (time.perf_counter() - began) / max(targets, 1)
+
     for size in sizes:
         while scorer.graph.row_count < size:
-            lines = islice(stream, BATCH)
-            events, _ = decoder.decode(as_records(lines))
-            began = time.perf_counter()
-            targets = len(scorer.score(events).score)
-            taken.append((time.perf_counter() - began) / max(targets, 1))
-        us = round(float(np.median(taken[-TIMED:])) * 1e6, 2)
-        _tell(there, {"nodes": scorer.graph.row_count, "lists": scorer.graph.list_count, "us_a_target": us})
+            lines = list(islice(stream, BATCH))
+            past.note(lines)
+            taken.append(seconds_a_target(lines))
+        counts = {"nodes": scorer.graph.row_count, "lists": scorer.graph.list_count}
+        tell(counts | {"us_a_target": _micros(taken[-TIMED:])})
+        any_lists = [seconds_a_target(lines) for lines in past.new_reviews(PAST)]
+        few_lists = [seconds_a_target(lines) for lines in past.new_reviews(FEW)]
+        tell({"us_in_few_lists": _micros(few_lists), "us_in_any_lists": _micros(any_lists)})
 
 
-def _tell(there: Connection, step: Step) -> None:
-    there.send(step)
-    there.recv()
+class _Past:
+    """Reviews drawn from all that came, each equally likely; as numbers, which take no memory that grows."""
+
+    def __init__(self) -> None:
+        self._rng = np.random.default_rng(0)
+        self._drawn = np.zeros((PAST, 3), np.int64)  # user, product, device
+        self._seen = self._made = 0
+        self._ts = 0.0
+
+    def note(self, lines: list[bytes]) -> None:
+        for line in lines[:: max(1, len(lines) // DRAWN)]:
+            event = msgspec.json.decode(line)
+            self._ts = event.get("ts", self._ts)
+            if "device" not in event:
+                continue
+            place = self._seen if self._seen < PAST else int(self._rng.integers(self._seen + 1))
+            self._seen += 1
+            if place < PAST:
+                self._drawn[place] = [int(event[name][1:]) for name in ("user", "product", "device")]
+
+    def new_reviews(self, few: int) -> Iterator[list[bytes]]:
+        """Yield micro-batches of new reviews that fall where `few` of the drawn ones did."""
+        drawn = self._drawn[: min(self._seen, few)]
+        for _ in range(PAST // BATCH):
+            lines = []
+            for user, product, device in drawn[self._rng.integers(len(drawn), size=BATCH)].tolist():
+                self._made += 1
+                event = {"type": "node", "id": f"again{self._made}", "ts": self._ts, "user": f"u{user}"}
+                event |= {"product": f"p{product}", "device": f"d{device}", "stars": 5, "text_length": 100}
+                lines.append(msgspec.json.encode(event | {"embedding": EMBEDDING}))
+            yield lines
+
+
+def _micros(seconds: list[float]) -> float:
+    return round(float(np.median(seconds)) * 1e6, 2)
 
 
 def _plot(steps: list[Step], path: Path) -> None:

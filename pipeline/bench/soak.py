@@ -6,10 +6,9 @@ At the end every list's sums are compared with a rebuild from its members' rows.
 """
 
 import argparse
-import os
+import math
 import time
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from pipeline.cache import Cache
 from pipeline.decoder import Decoder
 from pipeline.lists import Lists
 from pipeline.log import JSON, Record
+from pipeline.memory_limit import resident_bytes
 from pipeline.scorer import Scorer
 from producers.synthetic import synthetic_events
 
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
                 raise FloatingPointError(f"a score is not finite, events {done} to {done + len(chunk)}")
             bad += len(wrong)
             if done * 10 // total != (done + len(chunk)) * 10 // total:
-                memory.append((done + len(chunk), resident_mb()))
+                memory.append((done + len(chunk), (resident_bytes() or math.nan) / 2**20))
             done += len(chunk)
             bar.update(len(chunk))
     seconds = time.perf_counter() - began
@@ -73,12 +73,6 @@ def largest_drift(scorer: Scorer) -> float:
             mean, kept = sums / total[filled], running.sums[: len(lists), c][filled] / lists["weight"][filled]
             worst = max(worst, float(np.abs(mean - kept).max(initial=0.0)))
     return worst
-
-
-def resident_mb() -> float:
-    """Return this process's resident memory, MB."""
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def _report(scorer: Scorer, done: int, bad: int, seconds: float, memory: list[tuple[int, float]]) -> dict[str, Any]:

@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.config import NOT_KNOBS, PREFIX, load_config
+from pipeline.device import CPU, usable
 from pipeline.doctor.finding import Finding, Setup, ok, problem, warning
+from pipeline.errors import ConfigError
 from pipeline.log_url import is_kafka
 from pipeline.memory_limit import memory_limit_bytes
 from pipeline.report_text import byte_text, counted
@@ -55,6 +57,7 @@ def look_at_software(setup: Setup) -> Iterator[Finding]:
         yield problem(told, "run it on Python 3.11, 3.12 or 3.13")
         return
     yield ok(told)
+    yield from _device(setup.config.score.device)
     if setup.log_url is None or not is_kafka(setup.log_url):
         return
     if setup.config.kafka.client == "confluent" and "confluent-kafka" not in found:
@@ -66,6 +69,16 @@ def look_at_software(setup: Setup) -> Iterator[Finding]:
             "crc32c is missing: kafka-python computes checksums in Python, at a fraction of the speed",
             "pip install 'graphsieve[kafka]'",
         )
+
+
+def _device(name: str) -> Iterator[Finding]:
+    if name == CPU:
+        return
+    try:
+        usable(name)
+    except ConfigError as error:
+        told, _, fix = str(error).partition(": ")
+        yield problem(told, fix)
 
 
 def look_at_compiled_code(setup: Setup) -> Iterator[Finding]:

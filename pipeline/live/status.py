@@ -5,8 +5,6 @@ points, an hour of minutes, NEWEST spam, GROUPS groups, and a line for each part
 """
 
 import math
-import os
-from pathlib import Path
 
 from msgspec import Struct
 
@@ -14,6 +12,7 @@ from pipeline.columns import split_key
 from pipeline.live.recent import NEWEST, Group, Recent, Spam
 from pipeline.live.trend import Percentiles, Trend
 from pipeline.live.visible import visible
+from pipeline.memory_limit import resident_bytes
 from pipeline.stats import GroupStats, ServiceStats
 
 GROUPS = 12
@@ -153,15 +152,6 @@ def _group(partition: int, group: Group) -> ShownGroup:
     values = split_key(group.key, len(group.fields))
     key = [(visible(field), visible(value)) for field, value in zip(group.fields, values, strict=False)]
     return ShownGroup(group.relation, key, partition, group.spam, group.scored)
-
-
-def resident_bytes() -> int | None:
-    """Return the memory that this process has in use; None where the system does not say it in Linux's way."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except OSError:
-        return None
-    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def _state_bytes(shard: ServiceStats) -> int:
