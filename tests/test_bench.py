@@ -122,7 +122,7 @@ def test_a_bench_writes_its_report_and_its_tables(tmp_path, capsys):
     report = read_report(tmp_path / "recovery.json")
     assert insert(page.read_text(), report, recovery.tables(report)) == page.read_text()
     assert "`graphsieve bench recovery --events 2000 --repeats 1` at " in page.read_text()
-    assert "| pause while it is written | " in page.read_text()
+    assert "| pause when one begins | " in page.read_text()
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == report
 
 
