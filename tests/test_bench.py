@@ -1,6 +1,7 @@
 """The benches that need no broker: what their reports hold. Tiny runs; what they measure says nothing."""
 
 import argparse
+import gc
 import json
 
 import numpy as np
@@ -93,10 +94,20 @@ def test_train_tells_the_seconds_of_each_part():
     assert report["peak_memory_mb"] > 100
 
 
-def test_recovery_loads_what_it_wrote():
+@pytest.fixture
+def own_collector():
+    """What a bench tells Python's collector ends with the test."""
+    before = gc.get_threshold()
+    yield
+    gc.set_threshold(*before)
+    gc.unfreeze()
+
+
+def test_recovery_loads_what_it_wrote(own_collector):
     report = told(recovery, events=3000)
     assert report["nodes"] >= 3000
     assert report["ours"]["megabytes"] > 0
+    assert report["ours"]["batch_ms"]["beside"]["median"] > 0
 
 
 def test_scale_grows_step_by_step(capsys, tmp_path):
@@ -114,7 +125,7 @@ def test_startup_waits_for_the_first_score(monkeypatch):
     assert warm > 0
 
 
-def test_a_bench_writes_its_report_and_its_tables(tmp_path, capsys):
+def test_a_bench_writes_its_report_and_its_tables(own_collector, tmp_path, capsys):
     page = tmp_path / "page.md"
     page.write_text("<!-- recovery -->\n<!-- end -->\n<!-- recovery.figures -->\n<!-- end -->\n")
     words = ["bench", "recovery", "--events", "2000", "--repeats", "1", "--out", str(tmp_path), "--page", str(page)]
