@@ -92,9 +92,10 @@ class ScoreConsumer:
         if self.config.metrics.port and self.config.metrics.page:
             self.stats.recent = Recent(self.model.schema, self.scorer.graph)
         self._tally = Tally(self.stats, self.scorer)
-        self._batcher: MicroBatcher[Waiting] = MicroBatcher(
-            self.config.score.max_batch, self.config.score.max_wait_seconds
-        )
+        # Where commits are cheap, what comes while a micro-batch is scored and committed is the next one: as large as
+        # the load makes it, and nobody waits for company that may never come.
+        wait = self.config.score.max_wait_seconds if self.log.costly_commits else 0.0
+        self._batcher: MicroBatcher[Waiting] = MicroBatcher(self.config.score.max_batch, wait)
 
     # -- recovery --
 

@@ -3,12 +3,13 @@
 import argparse
 import gc
 import json
+import math
 
 import numpy as np
 import pytest
 from conftest import REPOSITORY
 
-from pipeline.bench import core, embedded, explicit_lists, recovery, scale, startup, train
+from pipeline.bench import core, embedded, explicit_lists, load, recovery, scale, startup, train
 from pipeline.bench.published import insert, read_report
 from pipeline.cli import main
 from pipeline.errors import ConfigError, DataError
@@ -108,6 +109,17 @@ def test_recovery_loads_what_it_wrote(own_collector):
     assert report["nodes"] >= 3000
     assert report["ours"]["megabytes"] > 0
     assert report["ours"]["batch_ms"]["beside"]["median"] > 0
+
+
+def test_load_serves_the_same_events_at_every_rate(own_collector, monkeypatch, tmp_path):
+    monkeypatch.setattr(load, "RATES", (500.0, math.inf))
+    report = told(load, events=400, plot=tmp_path / "load.png")
+    for found in (report["ours"], report["peers"]["waiting"]):
+        quiet, full = found["rates"]
+        assert quiet["achieved"] < 1000
+        assert 0 < quiet["read_p50_ms"] <= quiet["read_p99_ms"]
+        assert full["batch"] > quiet["batch"]
+    assert (tmp_path / "load.png").stat().st_size > 10_000
 
 
 def test_scale_grows_step_by_step(capsys, tmp_path):
