@@ -60,7 +60,7 @@ format: install ## let ruff sort the imports and format the code
 	@$(BIN)/ruff format .
 
 bench: install ## speed: run every bench that needs no broker, write docs/performance and its tables; twenty minutes
-	@for name in core embedded train recovery startup scale memory full; do \
+	@for name in core embedded load train recovery startup scale memory full; do \
 		$(BIN)/graphsieve bench $$name --json --out docs/performance --page docs/performance.md || exit; \
 	done
 

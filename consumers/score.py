@@ -7,7 +7,8 @@ One micro-batch, and what a crash after each step repeats:
     3  commit: scores, dead letters and the new position in one       done: never repeated; not yet done: read again
        transaction of the log, which may finish it beside 1 and 2 of
        the next micro-batch
-    4  now and then, write a snapshot of the state at `position`      an unfinished one is removed at the next start
+    4  now and then, have a snapshot written of the state at          an unfinished one is removed at the next start
+       `position`, beside 1 to 3 of the micro-batches that follow
 
 Recovery takes the newest sound snapshot, replays the events from its position to the committed one without publishing,
 and goes on. By the one rule the replay gives the very state that was lost, so no score is lost, none is published
@@ -39,10 +40,12 @@ from pipeline.model import Model
 from pipeline.packed_codec import encode_packed
 from pipeline.schema import Schema
 from pipeline.scorer import Scored, Scorer
+from pipeline.snapshot import Manifest
+from pipeline.snapshot_beside import SnapshotBeside
 from pipeline.snapshot_store import SnapshotStore
 from pipeline.stats import ServiceStats
 
-STORE_SECONDS = 600.0  # a snapshot may take so long to be read or written until the loop counts as hanging
+STORE_SECONDS = 600  # a snapshot may take so long to be read or written until that counts as hanging
 POLL_SECONDS = 0.1  # the longest that a stop goes unnoticed
 # Between two looks for company: a log asked at every event that comes costs more than the company brings.
 GATHER_SECONDS = 0.002
@@ -50,7 +53,7 @@ GATHER_SECONDS = 0.002
 
 @dataclass
 class ScoreConsumer:
-    """Serves one shard: call `recover`, then `run`, then `finish`."""
+    """Serves one shard: call `recover`, then `run`, then `finish`; `close` in any case."""
 
     log: Log
     store: SnapshotStore
@@ -71,6 +74,8 @@ class ScoreConsumer:
     _committed: int = field(default=0, init=False)  # where the group stood at the start
     _snapshot_position: int = field(default=-1, init=False)
     _snapshot_due: float = field(default=0.0, init=False)
+    _snapshot_began: float = field(default=0.0, init=False)
+    _beside: SnapshotBeside | None = field(default=None, init=False)  # the snapshot that is being written
 
     def __post_init__(self) -> None:
         self._decoder = Decoder(self.model.schema, self.config.score.max_message_bytes)
@@ -87,9 +92,10 @@ class ScoreConsumer:
         if self.config.metrics.port and self.config.metrics.page:
             self.stats.recent = Recent(self.model.schema, self.scorer.graph)
         self._tally = Tally(self.stats, self.scorer)
-        self._batcher: MicroBatcher[Waiting] = MicroBatcher(
-            self.config.score.max_batch, self.config.score.max_wait_seconds
-        )
+        # Where commits are cheap, what comes while a micro-batch is scored and committed is the next one: as large as
+        # the load makes it, and nobody waits for company that may never come.
+        wait = self.config.score.max_wait_seconds if self.log.costly_commits else 0.0
+        self._batcher: MicroBatcher[Waiting] = MicroBatcher(self.config.score.max_batch, wait)
 
     # -- recovery --
 
@@ -183,7 +189,7 @@ class ScoreConsumer:
         return 0.0
 
     def finish(self) -> None:
-        """Score and commit what was read, and write a snapshot: the next one goes on there."""
+        """Score and commit what was read, and write a snapshot, unless one of this position is under way."""
         self._serve(self._batcher.take_all())
         self.log.flush()
         self._tally.take_finished()
@@ -224,31 +230,76 @@ class ScoreConsumer:
     # -- snapshots --
 
     def _snapshot_if_due(self) -> None:
-        """Write one when it is time and no event that was read waits for its score: writing takes a while."""
-        if self.monotonic() >= self._snapshot_due and self._batcher.due_at() == math.inf:
-            self.snapshot()
+        """Begin one when it is time and no event that was read waits for its score; note what has come of the last."""
+        if self._beside is not None:
+            self._note_snapshot(self._beside.position, self._beside.poll)
+        elif self.monotonic() >= self._snapshot_due and self._batcher.due_at() == math.inf:
             self._snapshot_due = self.monotonic() + self.config.score.snapshot_every_seconds
+            if self.store.files.forkable:
+                self._begin_snapshot()
+            else:
+                self.snapshot()
 
-    def snapshot(self) -> None:
-        """Write the state at `position`, if it is not written yet; a failure is said and counted, scoring goes on."""
+    def _begin_snapshot(self) -> None:
+        """Have the state at `position` written by a child process, if it is not written yet."""
         if self.position == self._snapshot_position:
             return
-        began = self.monotonic()
+        self.log.flush()
+        self._snapshot_began = self.monotonic()
         try:
-            self.log.flush()
-            self.beat = self.monotonic() + STORE_SECONDS
-            manifest = self.store.write(self.position, self._version, self.scorer.export(), self.clock())
+            self._beside = SnapshotBeside(
+                self.store, self.position, self._version, self.scorer.export, self.clock(), STORE_SECONDS
+            )
         except SnapshotError as error:
-            self.stats.snapshot_failures += 1
-            self.say(line(f"{error}; scoring goes on, a start would replay from the last one", WARNING))
+            self._note_failure(error)
+
+    def snapshot(self) -> None:
+        """Write the state at `position`, if it is not written yet, while scoring stands still."""
+        if self._beside is not None and self._beside.position == self.position:
+            self.beat = self.monotonic() + STORE_SECONDS
+            self._note_snapshot(self.position, self._beside.wait)
+        self.close()  # what is written beside is older
+        if self.position == self._snapshot_position:
             return
-        self._snapshot_position = self.position
+        self.log.flush()
+        self._snapshot_began = self.monotonic()
+        self.beat = self._snapshot_began + STORE_SECONDS
+        self._note_snapshot(
+            self.position,
+            lambda: self.store.write(self.position, self._version, self.scorer.export(), self.clock()),
+        )
+
+    def _note_snapshot(self, position: int, written: Callable[[], Manifest | None]) -> None:
+        """Count what was `written`, if it was; a failure is said and counted, scoring goes on."""
+        try:
+            manifest = written()
+        except SnapshotError as error:
+            self._note_failure(error)
+            return
+        if manifest is None:
+            return
+        self._end_snapshot()
+        seconds = self.stats.snapshot_seconds = self.monotonic() - self._snapshot_began
+        self._snapshot_position = position
         self.stats.snapshots += 1
-        self.stats.snapshot_seconds = self.monotonic() - began
         self.stats.snapshot_written_at, self.stats.snapshot_bytes = manifest.written_at, manifest.bytes
-        took = f"snapshot at position {self.position}: {manifest.bytes:,} bytes in {self.stats.snapshot_seconds:.2f} s"
-        written = {"bytes": manifest.bytes, "seconds": round(self.stats.snapshot_seconds, 3)}
-        self.say(line(took, DEBUG, position=self.position, **written))
+        took = f"snapshot at position {position}: {manifest.bytes:,} bytes in {seconds:.2f} s"
+        self.say(line(took, DEBUG, position=position, bytes=manifest.bytes, seconds=round(seconds, 3)))
+
+    def _note_failure(self, error: SnapshotError) -> None:
+        self._end_snapshot()
+        self.stats.snapshot_failures += 1
+        self.say(line(f"{error}; scoring goes on, a start would replay from the last one", WARNING))
+
+    def _end_snapshot(self) -> None:
+        self._beside = None
+        self._snapshot_due = self.monotonic() + self.config.score.snapshot_every_seconds
+
+    def close(self) -> None:
+        """Give up the snapshot that is being written, if any: nobody would hear what comes of it."""
+        if self._beside is not None:
+            self._beside.close()
+            self._beside = None
 
 
 def expired(schema: Schema, events: EventBatch, scored: Scored, records: Sequence[Record]) -> Iterable[BadEvent]:

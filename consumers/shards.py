@@ -200,6 +200,7 @@ class Shards:
             stack.callback(store.close)
             say = with_fields(self._say, partition=shard.partition, **self._place)
             consumer = ScoreConsumer(log, store, self._model, self._config, shard.stats, say)
+            stack.callback(consumer.close)
             shard.consumer = consumer
             until = self._until(log, shard.partition)
             asked = time.monotonic()

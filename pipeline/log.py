@@ -89,6 +89,8 @@ class Sending(NamedTuple):
 class Log(Protocol):
     """Topics of messages and the positions of the groups that read them."""
 
+    costly_commits: bool = False  # whether one costs so much that events had better wait for company
+
     def append(self, topic: str, messages: Sequence[Message]) -> int:
         """Append all messages or none, durably, and return the topic's end."""
 

@@ -57,6 +57,7 @@ class MergedLog(Log):
         self._feeds = [Feed(base, topic) for topic in topics]
         self._tail: Entry | None = None  # what is merged and not committed: from the journal's end on
         self._position = -1  # where the feeds stand, together
+        self.costly_commits = base.costly_commits
         self._steps: deque[Step] = deque()  # the way on from there, to the end of an entry
 
     def append(self, topic: str, messages: Sequence[Message]) -> int:

@@ -322,6 +322,7 @@ BENCHES = {
     "embedded": "log to scores",
     "kafka": "next to a broker",
     "train": "messages to checkpoint",
+    "load": "latency and micro-batches from a quiet log to a full one",
     "recovery": "snapshots of a million nodes",
     "startup": "process start to first score",
     "scale": "time and memory as the graph grows",
@@ -340,7 +341,7 @@ def _add_trying(command: Command) -> None:
     bench.add_argument("which", choices=tuple(BENCHES))
     bench.add_argument("--events", type=_positive, help="how many events, or nodes (default: the bench's own)")
     bench.add_argument("--repeats", type=_positive, default=3)
-    bench.add_argument("--plot", type=Path, metavar="FILE.png", help="core and scale: a picture of the figures")
+    bench.add_argument("--plot", type=Path, metavar="FILE.png", help="core, load and scale: a picture of the figures")
     bench.add_argument("--out", type=Path, metavar="FOLDER", help="write the report there, as NAME.json")
     bench.add_argument("--page", type=Path, metavar="FILE.md", help="write the tables into their places there")
     bench.add_argument("--log", metavar="kafka://HOST:PORT", help="kafka: on these brokers (default: one of its own)")

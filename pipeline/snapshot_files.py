@@ -30,6 +30,7 @@ class Files(Protocol):
     where: str  # for people
     remedy: str  # what to do if it cannot be used
     streams: int  # how many files may be read or written at a time
+    forkable: bool  # whether a child process may use them, too
 
     def prepare(self) -> None:
         """Make the place, if need be, and find out whether it can be written to."""
@@ -75,6 +76,7 @@ class LocalFiles:
 
     remedy = "name a folder that can be written to"
     streams = 4
+    forkable = True
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -148,6 +150,7 @@ class RemoteFiles:
     """Files by URL, through fsspec. Credentials and addresses come from where its backends look for them."""
 
     remedy = "check the address, the network and the credentials"
+    forkable = False  # backends have threads and connections, which a child process has not
 
     def __init__(self, url: str, shard: str) -> None:
         self._address = Address(url)

@@ -110,9 +110,14 @@ class SnapshotStore:
 
     # -- writing --
 
-    def write(self, position: int, model: str, arrays: Mapping[str, Array], now: float) -> Manifest:
-        """Write a snapshot and remove those beyond `keep`; SnapshotError leaves the older ones as they were."""
-        name = new_name(position)
+    def write(
+        self, position: int, model: str, arrays: Mapping[str, Array], now: float, name: str | None = None
+    ) -> Manifest:
+        """Write a snapshot and remove those beyond `keep`; SnapshotError leaves the older ones as they were.
+
+        name  a new one of `position`, for who will `discard` what a writer leaves that dies
+        """
+        name = name or new_name(position)
         try:
             self.files.make_folder(name)
             stored = self._write_arrays(name, arrays)
@@ -125,6 +130,12 @@ class SnapshotStore:
             raise SnapshotError(f"no snapshot written to {self.files.where}: {self._why(error)}") from None
         self._remove_old(name)
         return manifest
+
+    def discard(self, name: str) -> None:
+        """Remove a snapshot that nobody will finish, if that can be done; a finished one stays."""
+        with suppress(OSError):
+            if not self.files.exists(f"{name}/{MANIFEST}"):
+                self._remove([name])
 
     def _write_arrays(self, name: str, arrays: Mapping[str, Array]) -> dict[str, StoredArray]:
         def write_one(item: tuple[str, Array]) -> StoredArray:

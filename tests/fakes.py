@@ -1,5 +1,5 @@
 """Stand-ins that behave like the real thing, with the knobs that a test needs: a log in memory that crashes on demand,
-a clock that moves only when told to, a disk of one megabyte."""
+a clock that moves only when told to, a disk of one megabyte, a folder that takes its time."""
 
 import contextlib
 import os
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.log import Log, Message, Move, Progress, Read, Record, check_moves
+from pipeline.snapshot_files import LocalFiles
 
 
 class FakeClock:
@@ -93,6 +94,25 @@ class ListLog(Log):
 
     def close(self) -> None:
         pass
+
+
+class HeldFiles(LocalFiles):
+    """A folder in which a child process waits, before it writes, until it is released."""
+
+    def __init__(self, folder: Path, gate: Path) -> None:
+        super().__init__(folder)
+        self._gate, self._owner = gate, os.getpid()
+        if not gate.exists():
+            os.mkfifo(gate)
+
+    def make_folder(self, name: str) -> None:
+        if os.getpid() != self._owner:
+            self._gate.read_bytes()
+        super().make_folder(name)
+
+    def release(self) -> None:
+        """Let one child go on, as soon as there is one that waits."""
+        self._gate.write_bytes(b"")
 
 
 @contextlib.contextmanager

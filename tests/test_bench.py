@@ -1,13 +1,15 @@
 """The benches that need no broker: what their reports hold. Tiny runs; what they measure says nothing."""
 
 import argparse
+import gc
 import json
+import math
 
 import numpy as np
 import pytest
 from conftest import REPOSITORY
 
-from pipeline.bench import core, embedded, explicit_lists, full, memory, recovery, scale, startup, train
+from pipeline.bench import core, embedded, explicit_lists, full, load, memory, recovery, scale, startup, train
 from pipeline.bench.published import insert, read_report
 from pipeline.bench.watched import steps_of
 from pipeline.cli import main
@@ -94,10 +96,31 @@ def test_train_tells_the_seconds_of_each_part():
     assert report["peak_memory_mb"] > 100
 
 
-def test_recovery_loads_what_it_wrote():
+@pytest.fixture
+def own_collector():
+    """What a bench tells Python's collector ends with the test."""
+    before = gc.get_threshold()
+    yield
+    gc.set_threshold(*before)
+    gc.unfreeze()
+
+
+def test_recovery_loads_what_it_wrote(own_collector):
     report = told(recovery, events=3000)
     assert report["nodes"] >= 3000
     assert report["ours"]["megabytes"] > 0
+    assert report["ours"]["batch_ms"]["beside"]["median"] > 0
+
+
+def test_load_serves_the_same_events_at_every_rate(own_collector, monkeypatch, tmp_path):
+    monkeypatch.setattr(load, "RATES", (500.0, math.inf))
+    report = told(load, events=400, plot=tmp_path / "load.png")
+    for found in (report["ours"], report["peers"]["waiting"]):
+        quiet, full = found["rates"]
+        assert quiet["achieved"] < 1000
+        assert 0 < quiet["read_p50_ms"] <= quiet["read_p99_ms"]
+        assert full["batch"] > quiet["batch"]
+    assert (tmp_path / "load.png").stat().st_size > 10_000
 
 
 def test_scale_grows_step_by_step(capsys, tmp_path):
@@ -167,7 +190,7 @@ def test_startup_waits_for_the_first_score(monkeypatch):
     assert warm > 0
 
 
-def test_a_bench_writes_its_report_and_its_tables(tmp_path, capsys):
+def test_a_bench_writes_its_report_and_its_tables(own_collector, tmp_path, capsys):
     page = tmp_path / "page.md"
     page.write_text("<!-- recovery -->\n<!-- end -->\n<!-- recovery.figures -->\n<!-- end -->\n")
     words = ["bench", "recovery", "--events", "2000", "--repeats", "1", "--out", str(tmp_path), "--page", str(page)]
@@ -175,7 +198,7 @@ def test_a_bench_writes_its_report_and_its_tables(tmp_path, capsys):
     report = read_report(tmp_path / "recovery.json")
     assert insert(page.read_text(), report, recovery.tables(report)) == page.read_text()
     assert "`graphsieve bench recovery --events 2000 --repeats 1` at " in page.read_text()
-    assert "| pause while it is written | " in page.read_text()
+    assert "| pause when one begins | " in page.read_text()
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == report
 
 

@@ -665,10 +665,11 @@ def serve(log: Log, topics: Topics, state: Path) -> None:
     config = Config(score=Score(group="g", max_batch=16, max_wait="0ms", snapshot_every="0s"), topics=topics)
     with closing(open_store(str(state), "", 2)) as store:
         consumer = ScoreConsumer(log, store, MODEL, config, ServiceStats(), say=lambda line: None, clock=lambda: 0.0)
-        never = threading.Event()
-        consumer.recover(never)
-        consumer.run(never, log.end(topics.events))
-        consumer.finish()
+        with closing(consumer):
+            never = threading.Event()
+            consumer.recover(never)
+            consumer.run(never, log.end(topics.events))
+            consumer.finish()
 
 
 def published(log: Log) -> list[dict]:

@@ -31,6 +31,8 @@ class KafkaLog(Log):
     `append` is idempotent, but no transaction: where it fails, the first of the messages may have been appended.
     """
 
+    costly_commits = True
+
     def __init__(
         self,
         cluster: Cluster,

@@ -1,0 +1,158 @@
+"""`graphsieve bench load`: the embedded log from a quiet stream to more than can be scored.
+
+    offered    events/s that a producer, a process of its own, appends; "all at once": as fast as it can
+    achieved   events/s from the first append to the last commit
+    batch      events a micro-batch, on average
+    read       from reading an event to committing its score
+    append     from appending an event to committing its score
+
+Ours takes what has come while the micro-batch before was scored and committed. The peer lets the oldest event wait for
+company, as long as `score.max_wait` says. The ratio is the peer's median since the append by ours, at the lowest rate.
+"""
+
+import argparse
+import math
+import multiprocessing
+import tempfile
+import threading
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from consumers.score import ScoreConsumer
+from consumers.service import calm_collector, warm_up
+from pipeline.bench.models import WIDTHS, some_model, synthetic_schema
+from pipeline.bench.surroundings import Report, surroundings
+from pipeline.config import Config, load_config
+from pipeline.events import REASONS
+from pipeline.experiments.recordings import as_records
+from pipeline.figure import by_factors, new_figure, save
+from pipeline.log import read_to_end
+from pipeline.messages import ScoreReader
+from pipeline.model import Model
+from pipeline.page import Table
+from pipeline.snapshot_store import open_store
+from pipeline.sqlite_log import SqliteLog
+from pipeline.stats import ServiceStats
+from producers.replay import replay
+from producers.synthetic import synthetic_events
+
+RATES = (100.0, 1_000.0, 5_000.0, 10_000.0, 20_000.0, math.inf)  # events/s
+SECONDS = 4.0  # at each rate
+AT_ONCE = 100_000  # events, where none is waited for
+PERCENTILES = {"p50": 50, "p99": 99}
+
+Figures = dict[str, Any]
+
+
+class PatientLog(SqliteLog):
+    """The peer: its events wait for company."""
+
+    costly_commits = True
+
+
+def run(args: argparse.Namespace) -> Report:
+    """Measure; return the report."""
+    around = surroundings(args)
+    config = load_config(args.config)
+    inputs, hidden, outputs = WIDTHS.values()
+    model = some_model(synthetic_schema(), outputs, inputs, hidden)
+    warm_up(model)
+    calm_collector()
+    contenders = {"ours": SqliteLog, "waiting": PatientLog}
+    found: dict[str, list[Figures]] = {who: [] for who in contenders}
+    for rate in RATES:
+        count = min(AT_ONCE if math.isinf(rate) else round(rate * SECONDS), args.events or AT_ONCE)
+        runs: dict[str, list[Figures]] = {who: [] for who in contenders}
+        for _ in range(args.repeats):
+            for who, kind in contenders.items():
+                runs[who].append(_serve(kind, model, config, count, rate))
+        for who, figures in runs.items():
+            found[who].append({"offered": _offered(rate), **_medians(figures)})
+    if args.plot:
+        _plot(found, args.plot)
+    ours, peer = found["ours"], found["waiting"]
+    return {
+        "seconds": SECONDS, "max_wait": config.score.max_wait, "max_batch": config.score.max_batch,
+        "repeats": args.repeats, **around,
+        "ours": {"rates": ours}, "peers": {"waiting": {"rates": peer}},
+        "ratio": {"waiting": round(peer[0]["append_p50_ms"] / ours[0]["append_p50_ms"], 2)},
+    }  # fmt: skip
+
+
+def tables(report: Report) -> list[Table]:
+    header = ["events/s offered", "", "achieved", "events a batch"]
+    header += [f"{since}, {name} ms" for since in ("read", "append") for name in PERCENTILES]
+    both = zip(report["ours"]["rates"], report["peers"]["waiting"]["rates"], strict=True)
+    cells = [
+        [one["offered"], who, f"{one['achieved']:,}", f"{one['batch']:,.1f}"]
+        + [f"{one[f'{since}_{name}_ms']:,.2f}" for since in ("read", "append") for name in PERCENTILES]
+        for pair in both
+        for who, one in zip(("ours", f"waiting {report['max_wait']}"), pair, strict=True)
+    ]
+    return [Table("rates", header, cells)]
+
+
+def _serve(kind: type[SqliteLog], model: Model, config: Config, count: int, rate: float) -> Figures:
+    """Score what a producer appends meanwhile."""
+    with tempfile.TemporaryDirectory() as folder:
+        log, store, stats = kind(Path(folder) / "log.db"), open_store(folder, "", keep=1), ServiceStats(REASONS)
+        consumer = ScoreConsumer(log, store, model, config, stats, say=print)
+        consumer.recover(threading.Event())
+        producer = multiprocessing.get_context("spawn").Process(
+            target=_produce, args=(Path(folder) / "log.db", config.topics.events, count, rate)
+        )
+        producer.start()
+        consumer.run(threading.Event(), until=count)
+        producer.join()
+        latencies, seconds = _since_append(log, config)
+        store.close()
+        log.close()
+    read = {f"read_{name}_ms": stats.score_latency.percentile(share) * 1e3 for name, share in PERCENTILES.items()}
+    append = {f"append_{name}_ms": float(np.percentile(latencies, share)) for name, share in PERCENTILES.items()}
+    return {"achieved": count / seconds, "batch": count / stats.stage_seconds["decode"].count, **read, **append}
+
+
+def _produce(path: Path, topic: str, count: int, rate: float) -> None:
+    log, records = SqliteLog(path), as_records(list(synthetic_events(0, count)))
+    replay(records, log, topic, ts_of=lambda record: None, rate=rate)
+    log.close()
+
+
+def _since_append(log: SqliteLog, config: Config) -> tuple[list[float], float]:
+    """Return the milliseconds from each scored event's append to its score's, and the seconds that all took."""
+    events = [record for records in read_to_end(log, config.topics.events) for record in records]
+    scores = [record for records in read_to_end(log, config.topics.scores) for record in records]
+    reader = ScoreReader()
+    messages = reader.read(scores)
+    pairs = zip(scores, messages, strict=True)
+    milliseconds = [(record.appended_at - events[score.position].appended_at) * 1e3 for record, score in pairs]
+    return milliseconds, scores[-1].appended_at - events[0].appended_at
+
+
+def _medians(runs: list[Figures]) -> Figures:
+    """Return the medians of the runs."""
+    figures = {name: round(median(run[name] for run in runs), 3) for name in runs[0]}
+    return figures | {"achieved": round(figures["achieved"])}
+
+
+def _offered(rate: float) -> str:
+    return "all at once" if math.isinf(rate) else f"{rate:,.0f}"
+
+
+def _plot(found: dict[str, list[Figures]], path: Path) -> None:
+    figure, axes = new_figure(columns=2)
+    for axis, name, words in zip(
+        axes.flat, ("append_p50_ms", "batch"), ("ms from append to commit, median", "events a micro-batch"), strict=True
+    ):
+        for who, figures in found.items():
+            paced = figures[:-1]
+            axis.plot([one["achieved"] for one in paced], [one[name] for one in paced], "o-", label=who)
+        by_factors(axis)
+        axis.set_yscale("log")
+        axis.set_xlabel("events a second")
+        axis.set_ylabel(words)
+    axes.flat[0].legend()
+    save(figure, path)
