@@ -20,7 +20,7 @@ import numba
 # The modules with compiled functions, and those whose constants they take up; a test holds the list to the imports.
 SOURCES = (
     "compiled", "operations", "graph_state", "graph_lists", "graph_kernel", "lists", "cache", "transform",
-    "layer_kernel",
+    "layer_kernel", "fit_kernel",
 )  # fmt: skip
 
 

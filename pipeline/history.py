@@ -121,7 +121,9 @@ class History:
 
     def hidden(self, layer: Layer, own: Floats, means: Floats) -> tuple[Floats, Floats]:
         """Run stages B and C with layer 1 on its inputs; return what layer 2 reads.  # (N, H), (N, R, H)"""
-        h = layer.forward(own, means)
+        h = np.empty((self.entries, layer.width), np.float32)
+        for place, _, _ in self._walk():
+            h[place] = layer.forward(own[place], means[place])
         return h, self.means_of(h)
 
     def means_of(self, values: Floats) -> Floats:

@@ -32,6 +32,7 @@ from pipeline.channels_kept import (
 )
 from pipeline.errors import ConfigError
 from pipeline.fit import FitOptions, fit_layer
+from pipeline.fit_inputs import Reads
 from pipeline.history import History, Split
 from pipeline.log import Record
 from pipeline.model import Branch, Layer, Model, probability
@@ -180,16 +181,14 @@ def _tuned(
 ) -> Model:
     """Fine-tune layer 2 and the classifier towards the unpruned model's scores; `hidden` is what layer 2 reads."""
     first, second = refitted.layers
-    samples = zip(branch_blocks(hidden, history.sample_entry), second.branches, strict=True)
-    blocks = [np.take(b, k.keep, axis=1) for b, k in samples]  # rows that lie together: mini-batches gather them
+    reads = Reads(*hidden, history.sample_entry, [branch.keep for branch in second.branches])
     large = probability(logits(unpruned.model, history, slice(None), unpruned.hidden))
     start = (second, refitted.weight, refitted.bias)
     widths = [len(branch.bias) for branch in second.branches]
     fitted = fit_layer(
-        blocks, widths, history.truth, split, options.fit, start=start, taught=large, title="fine-tune"
+        reads, widths, history.truth, split, options.fit, start=start, taught=large, title="fine-tune"
     )  # fmt: skip
-    branches = [replace(b, keep=old.keep) for b, old in zip(fitted.layer.branches, second.branches, strict=True)]
-    tuned = replace(refitted, layers=(first, Layer(branches)), weight=fitted.weight, bias=fitted.bias)
+    tuned = replace(refitted, layers=(first, fitted.layer), weight=fitted.weight, bias=fitted.bias)
     calibrate(tuned, history, split, hidden)
     return tuned
 
