@@ -76,7 +76,7 @@ def fit_layer(
     taught  (n,) the probabilities to learn instead of the truth: a larger model's scores (distillation)
     """
     rng = np.random.Generator(np.random.SFC64(options.seed))
-    inputs = Inputs(reads, split.train)
+    inputs = Inputs(reads._replace(rows=reads.rows[: split.validation.stop]), split.train)  # no look at the test part
     network = Network(inputs.widths, outputs, options.members, options.dropout, rng)
     if base is None:
         share = float(truth[split.train].mean())

@@ -1,6 +1,7 @@
 """What a fit reads: the samples' own values and means over lists where they lie, standardised batch by batch.
 
-No copy of the inputs is made, which are the longest arrays of a training: a mini-batch is gathered from them.
+No copy is made of inputs of which every channel is read, the longest arrays of a training: a mini-batch is gathered
+from them. Of those of which pruning kept a part that part is copied, for single numbers take long to gather.
 
 N entries, n samples among them, K channels an entry, R relations, W channels of all branches side by side.
 """
@@ -43,22 +44,23 @@ class Inputs:
     """
 
     def __init__(self, reads: Reads, train: slice) -> None:
-        self.rows = reads.rows
         self.widths = [len(keep) for keep in reads.keeps]
-        starts = np.cumsum([0, *self.widths])
+        relations = [r * reads.means.shape[2] + keep for r, keep in enumerate(reads.keeps[1:])]
+        columns = np.concatenate([*relations, np.zeros(0, np.int64)])
         means = reads.means.reshape(len(reads.means), -1)
-        columns = [r * reads.means.shape[2] + keep for r, keep in enumerate(reads.keeps[1:])]
-        columns = np.concatenate([*columns, np.zeros(0, np.int64)])
-        self._sources = [(reads.own, runs(reads.keeps[0], 0)), (means, runs(columns, int(starts[1])))]
-        self.mean, self.deviation = self._statistics(train, int(starts[-1]))
-        self._scale = np.float32(1.0) / self.deviation
+        self._sources = [_source(reads.own, reads.rows, reads.keeps[0]), _source(means, reads.rows, columns)]
+        self._firsts = [0, self.widths[0]]
+        statistics = [_statistics(source, rows[train]) for source, rows in self._sources]
+        self.mean, self.deviation = (np.concatenate(parts) for parts in zip(*statistics, strict=True))
+        self._scale = np.reciprocal(self.deviation)
 
     def of(self, samples: Integers | slice, out: Floats) -> Floats:
         """Write the inputs of `samples` into the first rows of `out` and return these.  # (b,), (>= b, W) -> (b, W)"""
-        rows = self.rows[samples]
-        for source, runs in self._sources:
-            gather(source, rows, runs, self.mean, self._scale, out)
-        return out[: len(rows)]
+        for (source, rows), first in zip(self._sources, self._firsts, strict=True):
+            wanted = rows[samples]
+            place = slice(first, first + source.shape[1])
+            gather(source, wanted, first, self.mean[place], self._scale[place], out)
+        return out[: len(wanted)]
 
     def batches(self, part: slice) -> Iterator[Floats]:
         """Yield the inputs of a part of the samples, BATCH at a time; each stays until the next is asked for."""
@@ -66,21 +68,20 @@ class Inputs:
         for first in range(part.start, part.stop, BATCH):
             yield self.of(slice(first, min(first + BATCH, part.stop)), room)
 
-    def _statistics(self, train: slice, width: int) -> tuple[Floats, Floats]:
-        rows = self.rows[train]
-        origin = np.zeros(width, np.float32)  # the first sample: what never varies differs from it by exactly 0
-        total, square = np.zeros(width), np.zeros(width)
-        for source, runs in self._sources:
-            gather(source, rows[:1], runs, np.zeros_like(origin), np.ones_like(origin), origin[None])
-            add_moments(source, rows, runs, origin, total, square)
-        shift = total / len(rows)
-        deviation = np.sqrt(np.maximum(square / len(rows) - shift**2, 0.0))
-        deviation = np.where(deviation < DEAD, np.inf, np.maximum(deviation, LEAST_DEVIATION))
-        return (origin + shift).astype(np.float32), deviation.astype(np.float32)
+
+def _source(values: Floats, rows: Integers, columns: npt.NDArray[np.integer]) -> tuple[Floats, Integers]:
+    """Return an array whose every channel is read, and where the samples lie in it.  # (N, C), (n,), (K,)"""
+    if len(columns) == values.shape[1]:
+        return values, rows
+    return values[np.ix_(rows, columns)], np.arange(len(rows))
 
 
-def runs(columns: npt.NDArray[np.integer], to: int) -> Integers:
-    """Return `columns`, which go to places from `to` on, as runs of neighbours.  # (S, 3): from, to, how many"""
-    starts = np.flatnonzero(np.diff(columns, prepend=-2) != 1)
-    counts = np.diff(starts, append=len(columns))
-    return np.stack([columns[starts], to + starts, counts], axis=1).astype(np.int64)
+def _statistics(source: Floats, rows: Integers) -> tuple[Floats, Floats]:
+    """Return the mean and deviation of each channel."""
+    origin = source[rows[0]]  # what never varies differs from it by exactly 0
+    total, square = np.zeros((2, source.shape[1]))
+    add_moments(source, rows, origin, total, square)
+    shift = total / len(rows)
+    deviation = np.sqrt(np.maximum(square / len(rows) - shift**2, 0.0))
+    deviation = np.where(deviation < DEAD, np.inf, np.maximum(deviation, LEAST_DEVIATION))
+    return (origin + shift).astype(np.float32), deviation.astype(np.float32)

@@ -19,31 +19,24 @@ TINY = np.float32(1e-8)
 
 
 @compiled
-def gather(source: Floats, rows: Integers, runs: Integers, mean: Floats, scale: Floats, out: Floats) -> None:
-    """out = (source[rows, columns] - mean) * scale, of runs of columns that lie together there: no jump a number.
-
-    source (N, C), rows (b,), runs (S, 3): a run's first column of the source, of `out`, and how many columns it has
-    mean, scale (W,), out (b, W)
-    """
+def gather(source: Floats, rows: Integers, first: int, mean: Floats, scale: Floats, out: Floats) -> None:
+    """out[:, first:] = (source[rows] - mean) * scale.  # (N, C), (b,), (C,), (C,), (b, W)"""
+    width = source.shape[1]
     for i in range(len(rows)):
-        values, place = source[rows[i]], out[i]
-        for s in range(len(runs)):
-            from_, to = runs[s, 0], runs[s, 1]
-            for c in range(runs[s, 2]):
-                place[to + c] = (values[from_ + c] - mean[to + c]) * scale[to + c]
+        values, place = source[rows[i]], out[i, first : first + width]
+        for c in range(width):
+            place[c] = (values[c] - mean[c]) * scale[c]
 
 
 @compiled
-def add_moments(source: Floats, rows: Integers, runs: Integers, origin: Floats, total: Doubles, square: Doubles) -> None:
-    """Add up the columns' differences from `origin`, and the squares of these; arguments as in `gather`."""
+def add_moments(source: Floats, rows: Integers, origin: Floats, total: Doubles, square: Doubles) -> None:
+    """Add up the rows' differences from `origin`, and the squares of these.  # (N, C), (b,), (C,), (C,), (C,)"""
     for i in range(len(rows)):
         values = source[rows[i]]
-        for s in range(len(runs)):
-            from_, to = runs[s, 0], runs[s, 1]
-            for c in range(runs[s, 2]):
-                difference = np.float64(values[from_ + c]) - np.float64(origin[to + c])
-                total[to + c] += difference
-                square[to + c] += difference * difference
+        for c in range(source.shape[1]):
+            difference = np.float64(values[c]) - np.float64(origin[c])
+            total[c] += difference
+            square[c] += difference * difference
 
 
 @compiled

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from pipeline import fit_kernel
 
 Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
 EPSILON = 0.05**2  # added to variances: a hidden channel that hardly varies is not blown up
 MOMENTUM = 0.1  # of a mini-batch in the running mean and variance
 
@@ -99,10 +100,11 @@ class Network:
         """Go down the slope."""
         self._steps += 1
         rate, correction = learning_rate / (1 - 0.9**self._steps), math.sqrt(1 - 0.999**self._steps)
+        rooms = (self.values.flat, self.slope.flat, self._first.flat, self._second.flat)
         decayed = self.values.decayed
         for part, decay in ((slice(0, decayed), weight_decay), (slice(decayed, None), 0.0)):
-            states = (of.flat[part] for of in (self.values, self.slope, self._first, self._second))
-            fit_kernel.adam(*states, rate, 1 - learning_rate * decay, correction)
+            values, slope, first, second = (room[part] for room in rooms)
+            fit_kernel.adam(values, slope, first, second, rate, 1 - learning_rate * decay, correction)
 
     def state(self) -> tuple[Floats, Floats, Floats]:
         """Return a copy of what training has changed."""
@@ -118,7 +120,9 @@ class Network:
             np.matmul(x[:, place], weight, out=out[:, to])
         return out
 
-    def _standard(self, mean: npt.NDArray[np.float64], square: npt.NDArray[np.float64], n: int) -> tuple[Floats, Floats]:
+    def _standard(
+        self, mean: npt.NDArray[np.float64], square: npt.NDArray[np.float64], n: int
+    ) -> tuple[Floats, Floats]:
         """Return by what a mini-batch is standardised, and let the running statistics follow it."""
         variance = np.maximum(square - mean**2, 0.0)
         self.running_mean += MOMENTUM * (mean - self.running_mean)

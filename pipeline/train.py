@@ -38,7 +38,7 @@ from pipeline.transform import fit_transform
 
 Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
-BATCH = 4096  # samples; a matter of memory only
+BATCH = 1024  # samples; a matter of speed only
 LEAST_SAMPLES = 100  # fewer labelled targets than this teach nothing
 
 
@@ -122,21 +122,22 @@ def check_samples(history: History, shares: tuple[float, float, float]) -> Split
     return split
 
 
-def branch_blocks(inputs: tuple[Floats, Floats], rows: npt.NDArray[np.int64]) -> list[Floats]:
-    """Return what each branch reads in the given entries: self, then each relation."""
-    own, means = inputs
-    return [own[rows], *(means[rows, r] for r in range(means.shape[1]))]
-
-
 def logits(model: Model, history: History, part: slice, hidden: tuple[Floats, Floats]) -> Floats:
     """Return the logits of some samples.  # (n,)"""
-    return by_batches(lambda h, means: model.logits(model.layers[1].forward(h, means)), hidden, history.sample_entry[part])
+    return by_batches(
+        lambda h, means: model.logits(model.layers[1].forward(h, means)), hidden, history.sample_entry[part]
+    )
 
 
 def by_batches(say: Callable[[Floats, Floats], Floats], values: tuple[Floats, Floats], rows: Rows) -> Floats:
     """Return what `say` makes of the own values and the means of `rows`, without a copy of all of them.  # (b,)"""
     own, means = values
-    return np.concatenate([say(own[some], means[some]) for some in np.split(rows, range(BATCH, len(rows), BATCH))])
+    return np.concatenate([say(own[some], means[some]) for some in batches(rows)])
+
+
+def batches(rows: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+    """Cut `rows` into pieces of which a copy of the values is no burden."""
+    return np.split(rows, range(BATCH, len(rows), BATCH))
 
 
 def calibrate(model: Model, history: History, split: Split, hidden: tuple[Floats, Floats]) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import batch_norm, binary_cross_entropy_with_logits
 
-from pipeline.fit_inputs import DEAD, LEAST_DEVIATION, Inputs, Reads, runs
+from pipeline.fit_inputs import DEAD, LEAST_DEVIATION, Inputs, Reads
 from pipeline.fit_network import EPSILON, MOMENTUM, Network
 
 WIDTHS, OUTPUTS = [6, 0, 5], [5, 3, 0]  # pruning may leave a branch no inputs, or no outputs
@@ -83,23 +83,22 @@ def test_members_are_networks_of_their_own():
     assert (after[:, 0] != before[:, 0]).any()
 
 
-def test_inputs_are_gathered_where_they_lie_and_standardised_by_the_training_part():
+@pytest.mark.parametrize("whole", [True, False])
+def test_inputs_are_gathered_where_they_lie_and_standardised_by_the_training_part(whole):
     rng = np.random.default_rng(0)
     own, means = rng.normal(3, 2, (60, 4)).astype(np.float32), rng.normal(size=(60, 2, 4)).astype(np.float32)
     own[:, 1], means[:, 1, 2] = 100.1, 5 + 1e-3 * means[:, 1, 2]  # one never varies, the other hardly
     rows = rng.permutation(60)[:40]
-    keeps = [np.array(keep, np.int32) for keep in ([0, 1, 3], [], [1, 2])]
+    keeps = [np.array(keep, np.int32) for keep in ([range(4)] * 3 if whole else ([0, 1, 3], [], [1, 2]))]
     inputs = Inputs(Reads(own, means, rows, keeps), slice(0, 30))
-    blocks = np.hstack([own[rows][:, keeps[0]], means[rows][:, 1, keeps[2]]]).astype(np.float64)
+    read = [own[rows][:, keeps[0]], means[rows][:, 0, keeps[1]], means[rows][:, 1, keeps[2]]]
+    blocks = np.hstack(read).astype(np.float64)
     mean, deviation = blocks[:30].mean(axis=0), blocks[:30].std(axis=0)
-    assert deviation[1] < DEAD and deviation[4] < LEAST_DEVIATION
+    assert deviation[1] < DEAD and deviation[-2 + (not whole)] < LEAST_DEVIATION
     expected = (blocks - mean) / np.where(deviation < DEAD, np.inf, np.maximum(deviation, LEAST_DEVIATION))
     chosen = np.array([39, 0, 7])
-    np.testing.assert_allclose(inputs.of(chosen, np.empty((3, 5), np.float32)), expected[chosen], atol=1e-5)
+    np.testing.assert_allclose(
+        inputs.of(chosen, np.empty((3, blocks.shape[1]), np.float32)), expected[chosen], atol=1e-5
+    )
     batches = np.concatenate([batch.copy() for batch in inputs.batches(slice(5, 40))])
     np.testing.assert_allclose(batches, expected[5:], atol=1e-5)
-
-
-def test_columns_that_lie_together_are_one_run():
-    assert runs(np.array([2, 3, 4, 9, 0]), 7).tolist() == [[2, 7, 3], [9, 10, 1], [0, 11, 1]]
-    assert runs(np.arange(0), 7).shape == (0, 3)
