@@ -179,7 +179,7 @@ def learn_reference(model: Model, history: History, split: Split, hidden: tuple[
 
 def _feature_bins(schema: Schema, history: History, split: Split) -> dict[str, Bins]:
     columns = watched(schema)
-    own = history.raw_until(int(history.sample_entry[split.validation.start]))[:, columns]
+    own = history.raw_until(int(history.sample_entry[split.validation.start]), columns)
     own = own[~np.isnan(own).all(axis=1)]  # an entry of a `score` event has no values of its own
     return {schema.own_channels[c]: fit_bins(own[:, i]) for i, c in enumerate(columns)}
 
