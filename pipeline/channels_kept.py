@@ -128,10 +128,9 @@ def ranker(products: Sequence[Product], rank: Ranking, scheme: str) -> Ranker:
 
 def gram(block: npt.NDArray[Any]) -> Matrix:
     """Return XᵀX of the centred block: the bias takes care of the mean.  # (n, K) -> (K, K)"""
-    x = block.astype(np.float64)
-    x -= x.mean(axis=0)
-    product: Matrix = x.T @ x
-    return product
+    moments = Moments(block.shape[1])
+    moments.add(block)
+    return moments.gram
 
 
 # ---- how many of them stay ----
@@ -211,14 +210,52 @@ def joined(channels: list[Order], widths: list[int]) -> Order:
 # ---- what stays is fitted anew ----
 
 
+class Moments:
+    """All that least squares of y on x need to know of samples, which come some at a time: no copy of all is made."""
+
+    def __init__(self, inputs: int, outputs: int = 0) -> None:
+        self._inputs, self._count = inputs, 0
+        self._origin, self._sum = np.zeros((2, inputs + outputs))  # near the mean: a sum of squares keeps its digits
+        self._products = np.zeros((inputs, inputs + outputs))
+
+    def add(self, *values: npt.NDArray[Any]) -> None:
+        """Add samples: x, and y if there are outputs.  # (b, K), (b, O)"""
+        both: Matrix = np.concatenate(values, axis=1, dtype=np.float64)
+        if not self._count:
+            self._origin = both.mean(axis=0)
+        both -= self._origin
+        self._count += len(both)
+        self._sum += both.sum(axis=0)
+        self._products += both[:, : self._inputs].T @ both
+
+    @property
+    def mean(self) -> Matrix:
+        """The means of x, then those of y.  # (K + O,)"""
+        mean: Matrix = self._origin + self._sum / self._count
+        return mean
+
+    @property
+    def gram(self) -> Matrix:
+        """XᵀX of the centred x.  # (K, K)"""
+        return self._centred()[:, : self._inputs]
+
+    def ridge(self) -> tuple[Matrix, Matrix]:
+        """Return the weight (K, O) and bias (O,) with which x comes closest to y, by ridge least squares."""
+        x_mean, y_mean = np.split(self.mean, [self._inputs])
+        square, right = np.split(self._centred(), [self._inputs], axis=1)
+        weight = _solved(square, right) if right.size else right
+        return weight, y_mean - x_mean @ weight
+
+    def _centred(self) -> Matrix:
+        centred: Matrix = self._products - np.outer(self._sum[: self._inputs], self._sum) / self._count
+        return centred
+
+
 def ridge(x: npt.NDArray[Any], y: npt.NDArray[Any]) -> tuple[Matrix, Matrix]:
     """Return the weight (K, O) and bias (O,) with which x comes closest to y, by ridge least squares."""
-    x_mean, y_mean = _mean(x), _mean(y)
-    if x.shape[1] == 0 or y.shape[1] == 0:
-        return np.zeros((x.shape[1], y.shape[1])), y_mean
-    centred: Matrix = x - x_mean
-    weight = _solved(centred.T @ centred, centred.T @ (y - y_mean))
-    return weight, y_mean - x_mean @ weight
+    moments = Moments(x.shape[1], y.shape[1])
+    moments.add(x, y)
+    return moments.ridge()
 
 
 def ridge_of_product(product: Product, keep: Order, kept: Order) -> Matrix:
@@ -226,11 +263,6 @@ def ridge_of_product(product: Product, keep: Order, kept: Order) -> Matrix:
     if not len(keep) or not len(kept):
         return np.zeros((len(keep), len(kept)))
     return _solved(product.gram[np.ix_(keep, keep)], product.gram[keep] @ product.weight[:, kept])
-
-
-def _mean(x: npt.NDArray[Any]) -> Matrix:
-    mean: Matrix = x.mean(axis=0, dtype=np.float64)
-    return mean
 
 
 def _solved(square: Matrix, right: Matrix) -> Matrix:

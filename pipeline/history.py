@@ -14,6 +14,7 @@ N entries (nodes as of an event), n samples among them.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -51,97 +52,107 @@ class Split:
         return Split(slice(0, first), slice(first, second), slice(second, samples))
 
 
+ENTRY = np.dtype([("node", "i8"), ("order", "i8"), ("target", "?"), ("ts", "f8"), ("position", "i8")])
+JUDGED = np.dtype([("node", "i8"), ("order", "i8"), ("label", "i1")])
+Table = npt.NDArray[np.void]
+
+
+class _Chunk(NamedTuple):
+    """What stays of a chunk of events: what stages A and C read, and nothing of labels."""
+
+    operations: Operations
+    previous: npt.NDArray[np.int32]  # (b,) as in `Applied`
+    raw: Floats  # (b, C)
+
+
 class History:
-    """One replay of a log through the graph."""
+    """One replay of a log through the graph; no event is kept as an object.
+
+    Memory: 4 C + 21 bytes an entry of C raw channels, 25 a sample, 24 an operation (a new node has two a relation).
+    """
 
     def __init__(self, schema: Schema, records: Iterable[Record]) -> None:
         self.schema = schema
-        self._chunks: list[Applied] = []
-        self._raw: list[Floats] = []
+        self._chunks: list[_Chunk] = []
         self.events = self.bad = 0
         first_bad: BadEvent | None = None
-        entry_ids: list[str] = []
-        order, target, ts, position = [], [], [], []
-        labels: dict[str, list[tuple[int, int]]] = {}
+        numbers: dict[str, int] = {}  # of nodes, in the order in which the log names them
+        entries, labels = [], []
         graph, decoder = Graph(schema), Decoder(schema)
         for chunk in _chunks(records):
             batch, bad = decoder.decode(chunk)
             applied = graph.apply(batch)
-            self._chunks.append(applied)
-            self._raw.append(raw_channels(batch, applied))
-            entry_ids += batch.id[applied.entry_event].known()
-            order.append(self.events + applied.entry_event)
-            target.append(batch.target[applied.entry_event])
-            ts.append(batch.ts[applied.entry_event])
-            position.append(batch.position[applied.entry_event])
-            _note_labels(batch, self.events, labels)
+            self._chunks.append(_Chunk(applied.operations, applied.previous.copy(), raw_channels(batch, applied)))
+            entries.append(_entries(batch, applied, self.events, numbers))
+            labels.append(_labels(batch, self.events, numbers))
             self.events += len(batch)
             self.bad += len(bad)
             first_bad = first_bad or next(iter(bad), None)
-        self.entry_ids = entry_ids  # (N,) the node that each entry is of
-        self.entries = len(entry_ids)
+        self.entries = sum(map(len, entries))
         if not self.entries:
             why = f"; the first bad one: {first_bad.reason}, {first_bad.detail}" if first_bad else ""
             raise DataError(f"no node event that fits the schema among {self.events + self.bad} events{why}")
-        self._find_samples(np.concatenate(order), np.concatenate(target), labels)
-        self.sample_ts = np.concatenate(ts)[self.sample_entry]  # (n,) event time, seconds since the epoch
-        self.sample_position = np.concatenate(position)[self.sample_entry]  # (n,) of its message in the log
+        self._find_samples(np.concatenate(entries), np.concatenate(labels))
 
-    def _find_samples(
-        self,
-        order: npt.NDArray[np.int64],
-        target: npt.NDArray[np.bool_],
-        labels: dict[str, list[tuple[int, int]]],
-    ) -> None:
-        samples, truth = [], []
-        for entry in np.flatnonzero(target).tolist():
-            later = [label for when, label in labels.get(self.entry_ids[entry], ()) if when > order[entry]]
-            if later:
-                samples.append(entry)
-                truth.append(later[0])
-        self.target = target  # (N,) is the entry's event to be scored?
-        self.sample_entry = np.array(samples, np.int64)  # (n,) ascending
-        self.truth = np.array(truth, np.int8)  # (n,) 1 spam, 0 not
+    def _find_samples(self, entries: Table, labels: Table) -> None:
+        """Find the first label that comes after each target's event."""
+        place = np.flatnonzero(entries["target"])
+        # A number for a node and a time: one search finds the next label, if it is the same node's.
+        known, asked = (table["node"] * self.events + table["order"] for table in (labels, entries[place]))
+        by_node = np.argsort(known)
+        known, labels = known[by_node], labels[by_node]
+        first = np.searchsorted(known, asked)
+        later = first < len(labels)
+        later[later] = labels["node"][first[later]] == entries["node"][place[later]]
+        self.entry_node: npt.NDArray[np.int64] = entries["node"].copy()  # (N,) the node that an entry is of, by number
+        self.target: npt.NDArray[np.bool_] = entries["target"].copy()  # (N,) is the entry's event to be scored?
+        self.sample_entry: npt.NDArray[np.int64] = place[later]  # (n,) ascending
+        self.truth: npt.NDArray[np.int8] = labels["label"][first[later]]  # (n,) 1 spam, 0 not
+        samples = entries[self.sample_entry]
+        self.sample_ts: npt.NDArray[np.float64] = samples["ts"].copy()  # (n,) event time, seconds since the epoch
+        self.sample_position: npt.NDArray[np.int64] = samples["position"].copy()  # (n,) of its message in the log
 
-    def raw_until(self, entry: int) -> Floats:
-        """Return the raw channels of the entries before `entry`.  # (entry, C)"""
-        return np.concatenate(self._raw)[:entry]
+    def raw_until(self, entry: int, columns: slice | list[int] = slice(None)) -> Floats:
+        """Return raw channels of the entries before `entry`.  # (entry, columns)"""
+        return np.concatenate([chunk.raw[: max(0, entry - place.start), columns] for place, chunk in self._walk()])
 
     def inputs(self, transform: Transform, keep: npt.NDArray[np.int32]) -> tuple[Floats, Floats]:
         """Run stage A; return what layer 1 reads.  # (N, K), (N, R, K)"""
         cache, lists = Cache(len(keep)), Lists(len(keep))
         own = np.empty((self.entries, len(keep)), np.float32)
         means = np.empty((self.entries, len(self.schema.relations), len(keep)), np.float32)
-        for place, applied, raw in self._walk():
-            x = transform.apply(raw, keep)
-            cache.reserve(applied.operations.row_capacity)
-            cache.fill(x, applied.previous)
-            own[place], means[place] = x, run_lists(applied, x, cache, lists)
+        for place, chunk in self._walk():
+            x = transform.apply(chunk.raw, keep)
+            cache.reserve(chunk.operations.row_capacity)
+            cache.fill(x, chunk.previous)
+            own[place], means[place] = x, run_lists(chunk.operations, x, cache, lists)
         return own, means
 
     def hidden(self, layer: Layer, own: Floats, means: Floats) -> tuple[Floats, Floats]:
         """Run stages B and C with layer 1 on its inputs; return what layer 2 reads.  # (N, H), (N, R, H)"""
-        h = layer.forward(own, means)
+        h = np.empty((self.entries, layer.width), np.float32)
+        for place, _ in self._walk():
+            h[place] = layer.forward(own[place], means[place])
         return h, self.means_of(h)
 
     def means_of(self, values: Floats) -> Floats:
         """Return, for each entry, the means over its lists of the members' `values`.  # (N, W) -> (N, R, W)"""
         cache, lists = Cache(values.shape[1]), Lists(values.shape[1])
         means = np.empty((self.entries, len(self.schema.relations), values.shape[1]), np.float32)
-        for place, applied, _ in self._walk():
-            means[place] = run_lists(applied, values[place], cache, lists)
+        for place, chunk in self._walk():
+            means[place] = run_lists(chunk.operations, values[place], cache, lists)
         return means
 
     def operations(self) -> Iterator[tuple[int, Operations]]:
         """Yield the operation logs in order, each with the number of its first entry."""
-        for place, applied, _ in self._walk():
-            yield place.start, applied.operations
+        for place, chunk in self._walk():
+            yield place.start, chunk.operations
 
-    def _walk(self) -> Iterator[tuple[slice, Applied, Floats]]:
+    def _walk(self) -> Iterator[tuple[slice, _Chunk]]:
         start = 0
-        for applied, raw in zip(self._chunks, self._raw, strict=True):
-            yield slice(start, start + len(raw)), applied, raw
-            start += len(raw)
+        for chunk in self._chunks:
+            yield slice(start, start + len(chunk.raw)), chunk
+            start += len(chunk.raw)
 
 
 def _chunks(records: Iterable[Record]) -> Iterator[list[Record]]:
@@ -150,7 +161,20 @@ def _chunks(records: Iterable[Record]) -> Iterator[list[Record]]:
         yield chunk
 
 
-def _note_labels(batch: EventBatch, start: int, labels: dict[str, list[tuple[int, int]]]) -> None:
+def _entries(batch: EventBatch, applied: Applied, start: int, numbers: dict[str, int]) -> Table:
+    at = applied.entry_event
+    table = np.empty(len(at), ENTRY)
+    table["node"], table["order"] = _nodes(batch, at, numbers), start + at
+    table["target"], table["ts"], table["position"] = batch.target[at], batch.ts[at], batch.position[at]
+    return table
+
+
+def _labels(batch: EventBatch, start: int, numbers: dict[str, int]) -> Table:
     at = np.flatnonzero(batch.kind == LABEL)
-    for i, name, label in zip(at.tolist(), batch.id[at].known(), batch.label[at].tolist(), strict=True):
-        labels.setdefault(name, []).append((start + i, label))
+    table = np.empty(len(at), JUDGED)
+    table["node"], table["order"], table["label"] = _nodes(batch, at, numbers), start + at, batch.label[at]
+    return table
+
+
+def _nodes(batch: EventBatch, at: npt.NDArray[np.integer], numbers: dict[str, int]) -> list[int]:
+    return [numbers.setdefault(name, len(numbers)) for name in batch.id[at].known()]

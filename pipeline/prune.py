@@ -18,24 +18,24 @@ import numpy.typing as npt
 from pipeline.channels_kept import (
     Floats,
     Matrix,
+    Moments,
     Order,
     Plan,
     Product,
-    Ranking,
     Work,
-    gram,
     joined,
     plan_backwards,
     ranker,
     ranking,
-    ridge,
+    ridge_of_product,
 )
 from pipeline.errors import ConfigError
 from pipeline.fit import FitOptions, fit_layer
+from pipeline.fit_inputs import Reads
 from pipeline.history import History, Split
 from pipeline.log import Record
 from pipeline.model import Branch, Layer, Model, probability
-from pipeline.train import Trained, branch_blocks, calibrate, check_samples, judge, learn_reference, logits
+from pipeline.train import Trained, batches, calibrate, check_samples, judge, learn_reference, logits
 
 # What the unpruned model says is smoother than labels are: it can be learned for longer, and without dropout.
 FINE_TUNING = FitOptions(epochs=30, patience=8, learning_rate=1e-3, weight_decay=0.01, dropout=0.0)
@@ -94,13 +94,14 @@ def prune_on(unpruned: Trained, history: History, split: Split, options: PruneOp
     _check(model, options)
     began = time.perf_counter()
     train = history.sample_entry[split.train]
-    blocks = (branch_blocks(unpruned.inputs, train), branch_blocks(unpruned.hidden, train))
-    plan = make_plan(model, blocks, options)
-    first = _refit(model.layers[0], blocks[0], plan.first, plan.hidden)
+    seen = _see(unpruned, train)
+    plan = make_plan(model, seen, options)
+    first = _refit(model.layers[0], seen.inputs, plan)
     seconds = time.perf_counter() - began
     small = history.hidden(first, *unpruned.inputs)
-    refitted = _refitted(model, plan, first, blocks[1], branch_blocks(small, train))
-    tuned = _tuned(refitted, unpruned, history, split, small, options)
+    large = logits(model, history, slice(None), unpruned.hidden)
+    refitted = _refitted(unpruned, plan, first, small, train, large[split.train])
+    tuned = _tuned(refitted, history, split, small, probability(large), options)
     about = {"budget": options.budget, "scheme": options.scheme, "method": options.method, "kept": _kept(model, plan)}
     tuned.report = dict(model.report) | {"pruning": about}
     return Pruned(refitted, tuned, small, seconds)
@@ -116,99 +117,124 @@ def _check(model: Model, options: PruneOptions) -> None:
 # ---- which channels stay ----
 
 
-def make_plan(model: Model, blocks: tuple[list[Floats], list[Floats]], options: PruneOptions) -> Plan:
+class Seen(NamedTuple):
+    """What the layers and the classifier read on the training part, as least squares see it."""
+
+    inputs: list[Moments]  # of the channels that layer 1 reads, a branch each
+    hidden: list[Moments]  # that layer 2 reads
+    outputs: Moments  # of layer 2's
+
+
+def _see(unpruned: Trained, rows: npt.NDArray[np.int64]) -> Seen:
+    layers = unpruned.model.layers
+    of_layers = [[Moments(len(branch.keep)) for branch in layer.branches] for layer in layers]
+    outputs = Moments(layers[1].width)
+    for some in batches(rows):
+        for layer, moments, values in zip(layers, of_layers, (unpruned.inputs, unpruned.hidden), strict=True):
+            own, means = (value[some] for value in values)
+            for branch, of, block in zip(layer.branches, moments, _blocks(own, means), strict=True):
+                of.add(block[:, branch.keep])
+        outputs.add(layers[1].forward(own, means))
+    return Seen(of_layers[0], of_layers[1], outputs)
+
+
+def _blocks(own: Floats, means: Floats) -> list[Floats]:
+    """Return what each branch reads: self, then each relation.  # (b, W), (b, R, W) -> (b, W) each"""
+    return [own, *means.transpose(1, 0, 2)]
+
+
+def make_plan(model: Model, seen: Seen, options: PruneOptions) -> Plan:
     """Rank every layer's channels, then keep the largest share of them that the budget allows."""
     rank = ranking(options.method, np.random.default_rng(options.fit.seed))
-    classifier = _rank_classifier(model, blocks[1], rank)
+    classifier = rank([Product(seen.outputs.gram, model.weight[:, None].astype(np.float64))], len(model.weight))
     first, second = (
-        ranker(_products(layer, x), rank, options.scheme) for layer, x in zip(model.layers, blocks, strict=True)
+        ranker(_products(layer, moments), rank, options.scheme)
+        for layer, moments in zip(model.layers, (seen.inputs, seen.hidden), strict=True)
     )
     hidden, outputs = ([len(branch.bias) for branch in layer.branches] for layer in model.layers)
     work = Work(len(model.input_keep), hidden, outputs)
     return plan_backwards(classifier, second, first, work, options.budget, options.scheme)
 
 
-def _rank_classifier(model: Model, blocks: list[Floats], rank: Ranking) -> Order:
-    h2 = model.layers[1].forward(blocks[0], np.stack(blocks[1:], axis=1))
-    return rank([Product(gram(h2), model.weight[:, None].astype(np.float64))], h2.shape[1])
-
-
-def _products(layer: Layer, blocks: list[Floats]) -> list[Product]:
+def _products(layer: Layer, moments: list[Moments]) -> list[Product]:
     return [
-        Product(gram(x[:, branch.keep]), branch.weight.astype(np.float64))
-        for x, branch in zip(blocks, layer.branches, strict=True)
+        Product(of.gram, branch.weight.astype(np.float64)) for of, branch in zip(moments, layer.branches, strict=True)
     ]
 
 
 # ---- what stays is fitted anew ----
 
 
-def _refit(layer: Layer, blocks: list[Floats], keeps: list[Order], outputs: list[Order]) -> Layer:
+def _refit(layer: Layer, moments: list[Moments], plan: Plan) -> Layer:
     """Ridge least squares: the kept channels give, as well as they can, what all of them gave."""
     branches = []
-    for branch, block, keep, kept in zip(layer.branches, blocks, keeps, outputs, strict=True):
-        full = block[:, branch.keep].astype(np.float64)
-        y = full @ branch.weight[:, kept].astype(np.float64) + branch.bias[kept]
-        branches.append(_ridge(full[:, keep], y, branch.keep[keep]))
+    parts = zip(layer.branches, _products(layer, moments), moments, plan.first, plan.hidden, strict=True)
+    for branch, product, of, keep, kept in parts:
+        weight = ridge_of_product(product, keep, kept)
+        bias = branch.bias[kept] + of.mean @ product.weight[:, kept] - of.mean[keep] @ weight
+        branches.append(_branch(branch.keep[keep], weight, bias))
     return Layer(branches)
 
 
-def _ridge(x: Matrix, y: Matrix, keep: npt.NDArray[np.int32]) -> Branch:
-    weight, bias = ridge(x, y)
+def _branch(keep: npt.NDArray[np.int32], weight: Matrix, bias: Matrix) -> Branch:
     return Branch(keep, weight.astype(np.float32), bias.astype(np.float32))
 
 
-def _refitted(model: Model, plan: Plan, first: Layer, full: list[Floats], small: list[Floats]) -> Model:
+def _refitted(
+    unpruned: Trained, plan: Plan, first: Layer, small: tuple[Floats, Floats], rows: npt.NDArray[np.int64], said: Floats
+) -> Model:
     """Put the small layer 1 in place, with all that follows refitted to it.
 
-    full, small  what layer 2 reads on the training part, behind the unpruned layer 1 and behind the small one
+    small  what layer 2 reads behind it; rows, said  the training part's entries, the unpruned model's logits
     """
+    model = unpruned.model
     needed = joined(plan.hidden, [len(branch.bias) for branch in model.layers[0].branches])
-    second, weight, bias = _refit_second(model, plan, needed, full, small)
+    second = _refit_second(unpruned, plan, needed, small, rows)
+    last = Moments(second.width, 1)
+    for some, wanted in zip(batches(rows), batches(said), strict=True):
+        last.add(second.forward(*(values[some] for values in small)), wanted[:, None])
+    weight, bias = last.ridge()
     used = np.unique(np.concatenate([branch.keep for branch in first.branches])).astype(np.int32)
-    layers = (_renumbered(first, used), second)
-    return replace(model, input_keep=model.input_keep[used], layers=layers, weight=weight, bias=bias)
+    return replace(
+        model, input_keep=model.input_keep[used], layers=(_renumbered(first, used), second),
+        weight=weight[:, 0].astype(np.float32), bias=float(bias[0]),
+    )  # fmt: skip
 
 
 def _tuned(
-    refitted: Model,
-    unpruned: Trained,
-    history: History,
-    split: Split,
-    hidden: tuple[Floats, Floats],
-    options: PruneOptions,
+    refitted: Model, history: History, split: Split, hidden: tuple[Floats, Floats], large: Floats, options: PruneOptions
 ) -> Model:
-    """Fine-tune layer 2 and the classifier towards the unpruned model's scores; `hidden` is what layer 2 reads."""
+    """Fine-tune layer 2 and the classifier towards the unpruned model's scores.
+
+    hidden  what layer 2 reads; large  (n,) those scores
+    """
     first, second = refitted.layers
-    samples = zip(branch_blocks(hidden, history.sample_entry), second.branches, strict=True)
-    blocks = [np.take(b, k.keep, axis=1) for b, k in samples]  # rows that lie together: mini-batches gather them
-    large = probability(logits(unpruned.model, history, slice(None), unpruned.hidden))
+    reads = Reads(*hidden, history.sample_entry, [branch.keep for branch in second.branches])
     start = (second, refitted.weight, refitted.bias)
     widths = [len(branch.bias) for branch in second.branches]
     fitted = fit_layer(
-        blocks, widths, history.truth, split, options.fit, start=start, taught=large, title="fine-tune"
+        reads, widths, history.truth, split, options.fit, start=start, taught=large, title="fine-tune"
     )  # fmt: skip
-    branches = [replace(b, keep=old.keep) for b, old in zip(fitted.layer.branches, second.branches, strict=True)]
-    tuned = replace(refitted, layers=(first, Layer(branches)), weight=fitted.weight, bias=fitted.bias)
+    tuned = replace(refitted, layers=(first, fitted.layer), weight=fitted.weight, bias=fitted.bias)
     calibrate(tuned, history, split, hidden)
     return tuned
 
 
 def _refit_second(
-    model: Model, plan: Plan, needed: Order, full: list[Floats], small: list[Floats]
-) -> tuple[Layer, Floats, float]:
-    """Refit layer 2 on the small layer 1's outputs, towards what it gave before; the classifier on what stays."""
-    branches = []
-    for b, branch in enumerate(model.layers[1].branches):
-        kept = plan.outputs[b]
-        y = full[b][:, branch.keep].astype(np.float64) @ branch.weight[:, kept] + branch.bias[kept]
-        place = np.searchsorted(needed, plan.second[b]).astype(np.int32)
-        branches.append(_ridge(small[b][:, place].astype(np.float64), y, place))
-    second = Layer(branches)
-    wanted = model.logits(model.layers[1].forward(full[0], np.stack(full[1:], axis=1)))
-    h2 = second.forward(small[0], np.stack(small[1:], axis=1)).astype(np.float64)
-    last = _ridge(h2, wanted.astype(np.float64)[:, None], np.arange(h2.shape[1], dtype=np.int32))
-    return second, last.weight[:, 0], float(last.bias[0])
+    unpruned: Trained, plan: Plan, needed: Order, small: tuple[Floats, Floats], rows: npt.NDArray[np.int64]
+) -> Layer:
+    """Refit layer 2 on the small layer 1's outputs, towards what it gave before its relu."""
+    places = [np.searchsorted(needed, keep).astype(np.int32) for keep in plan.second]
+    moments = [Moments(len(place), len(kept)) for place, kept in zip(places, plan.outputs, strict=True)]
+    wanted = [
+        Branch(branch.keep, branch.weight[:, kept], branch.bias[kept])
+        for branch, kept in zip(unpruned.model.layers[1].branches, plan.outputs, strict=True)
+    ]
+    for some in batches(rows):
+        full, pruned = (_blocks(own[some], means[some]) for own, means in (unpruned.hidden, small))
+        for of, branch, place, x, y in zip(moments, wanted, places, pruned, full, strict=True):
+            of.add(x[:, place], y[:, branch.keep] @ branch.weight + branch.bias)
+    return Layer([_branch(place, *of.ridge()) for place, of in zip(places, moments, strict=True)])
 
 
 def _renumbered(layer: Layer, used: npt.NDArray[np.int32]) -> Layer:

@@ -21,6 +21,7 @@ from pipeline.explain import Seen
 from pipeline.graph import Applied, Graph, capacities
 from pipeline.lists import Lists
 from pipeline.model import Model
+from pipeline.operations import Operations
 from pipeline.room import with_room
 from pipeline.transform import Transform
 
@@ -55,11 +56,11 @@ class Scorer:
         times = [self._clock()]
         applied = self.graph.apply(events)
         x = read_inputs(self.model.transform, self.model.input_keep, events, applied, self.inputs)
-        means = run_lists(applied, x, self.inputs, self.input_lists)
+        means = run_lists(applied.operations, x, self.inputs, self.input_lists)
         times.append(self._clock())
         h = self.model.hidden(x, means)
         times.append(self._clock())
-        hidden_means = run_lists(applied, h, self.hidden, self.hidden_lists)
+        hidden_means = run_lists(applied.operations, h, self.hidden, self.hidden_lists)
         times.append(self._clock())
         targets = np.flatnonzero(events.target[applied.entry_event])
         read = (h[targets], hidden_means[targets]) if len(targets) < len(h) else (h, hidden_means)
@@ -117,9 +118,9 @@ def read_inputs(
     return x
 
 
-def run_lists(applied: Applied, values: Floats, cache: Cache, lists: Lists) -> Floats:
+def run_lists(operations: Operations, values: Floats, cache: Cache, lists: Lists) -> Floats:
     """Let `lists` obey the operation log with `values`, then keep those; return the means.  # (B, R, W)"""
-    cache.reserve(applied.operations.row_capacity)
-    means = lists.obey(applied.operations, values, cache.rows)
-    cache.keep(applied.operations, values)
+    cache.reserve(operations.row_capacity)
+    means = lists.obey(operations, values, cache.rows)
+    cache.keep(operations, values)
     return means

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -277,7 +278,8 @@ def _stored(key: str | None) -> str | bytes | None:
         return encoded
 
 
-def _loaded(key: str | bytes | None) -> str | None:
+def _loaded(key: Any) -> Any:
+    """Return the text, or None, that `_stored` made this of."""
     return key.decode(errors="surrogateescape") if type(key) is bytes else key
 
 

@@ -15,7 +15,7 @@ arithmetic.
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -28,6 +28,7 @@ from pipeline.drift import Bins, Reference, fit_bins, watched
 from pipeline.errors import DataError
 from pipeline.evaluate import best_f1_threshold, precision_threshold, report
 from pipeline.fit import FitOptions, Fitted, fit_layer
+from pipeline.fit_inputs import Reads
 from pipeline.history import History, Split
 from pipeline.log import Record
 from pipeline.model import Branch, Layer, Model, probability
@@ -36,6 +37,8 @@ from pipeline.teacher import soften
 from pipeline.transform import fit_transform
 
 Floats = npt.NDArray[np.float32]
+Rows = npt.NDArray[np.int64]
+BATCH = 1024  # samples; a matter of speed only
 LEAST_SAMPLES = 100  # fewer labelled targets than this teach nothing
 
 
@@ -119,16 +122,22 @@ def check_samples(history: History, shares: tuple[float, float, float]) -> Split
     return split
 
 
-def branch_blocks(inputs: tuple[Floats, Floats], rows: npt.NDArray[np.int64]) -> list[Floats]:
-    """Return what each branch reads in the given entries: self, then each relation."""
-    own, means = inputs
-    return [own[rows], *(means[rows, r] for r in range(means.shape[1]))]
-
-
 def logits(model: Model, history: History, part: slice, hidden: tuple[Floats, Floats]) -> Floats:
     """Return the logits of some samples.  # (n,)"""
-    h, h_means = (values[history.sample_entry[part]] for values in hidden)
-    return model.logits(model.layers[1].forward(h, h_means))
+    return by_batches(
+        lambda h, means: model.logits(model.layers[1].forward(h, means)), hidden, history.sample_entry[part]
+    )
+
+
+def by_batches(say: Callable[[Floats, Floats], Floats], values: tuple[Floats, Floats], rows: Rows) -> Floats:
+    """Return what `say` makes of the own values and the means of `rows`, without a copy of all of them.  # (b,)"""
+    own, means = values
+    return np.concatenate([say(own[some], means[some]) for some in batches(rows)])
+
+
+def batches(rows: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+    """Cut `rows` into pieces of which a copy of the values is no burden."""
+    return np.split(rows, range(BATCH, len(rows), BATCH))
 
 
 def calibrate(model: Model, history: History, split: Split, hidden: tuple[Floats, Floats]) -> None:
@@ -161,7 +170,7 @@ def learn_reference(model: Model, history: History, split: Split, hidden: tuple[
     targets = np.flatnonzero(history.target)
     judged = split.test if split.test.stop > split.test.start else split.validation
     targets = targets[targets >= history.sample_entry[judged.start]]
-    scores = model.classify(model.layers[1].forward(hidden[0][targets], hidden[1][targets]))
+    scores = by_batches(lambda h, means: model.classify(model.layers[1].forward(h, means)), hidden, targets)
     known = model.report.get("reference")
     features = known["features"] if known else _feature_bins(model.schema, history, split)
     reference: dict[str, Any] = msgspec.to_builtins(Reference(features, fit_bins(scores, by_value=False)))
@@ -170,7 +179,7 @@ def learn_reference(model: Model, history: History, split: Split, hidden: tuple[
 
 def _feature_bins(schema: Schema, history: History, split: Split) -> dict[str, Bins]:
     columns = watched(schema)
-    own = history.raw_until(int(history.sample_entry[split.validation.start]))[:, columns]
+    own = history.raw_until(int(history.sample_entry[split.validation.start]), columns)
     own = own[~np.isnan(own).all(axis=1)]  # an entry of a `score` event has no values of its own
     return {schema.own_channels[c]: fit_bins(own[:, i]) for i, c in enumerate(columns)}
 
@@ -184,16 +193,15 @@ def _fit(
     title: str,
     base: Floats | None = None,
 ) -> Fitted:
-    blocks = branch_blocks(inputs, history.sample_entry)
-    outputs = [options.hidden] * len(blocks)
+    reads = Reads.every(inputs, history.sample_entry)
+    outputs = [options.hidden] * len(reads.keeps)
     fit = replace(options.fit, members=options.members)
-    return fit_layer(blocks, outputs, history.truth, split, fit, base=base, taught=taught, title=title)
+    return fit_layer(reads, outputs, history.truth, split, fit, base=base, taught=taught, title=title)
 
 
 def _verdict(first: Fitted, history: History, inputs: tuple[Floats, Floats]) -> Floats:
     """Return what layer 1's own classifier says of the samples, as logits.  # (n,)"""
-    own, means = (values[history.sample_entry] for values in inputs)
-    return first.logits(own, means)
+    return by_batches(first.logits, inputs, history.sample_entry)
 
 
 def _with_verdict(first: Fitted, second: Fitted) -> Fitted:

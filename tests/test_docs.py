@@ -372,7 +372,7 @@ def test_each_heavy_library_has_its_doors():
     baselines = {f"experiments/baselines/{module}" for module in ("mlp", "sage")}
     doors = {
         "prometheus_client": {"metrics"}, "dgl": {"experiments/message_passing"},
-        "torch": {"fit", "device", "bench/core_peers", "experiments/message_passing"} | graphs | baselines,
+        "torch": {"device", "bench/core_peers", "experiments/message_passing"} | graphs | baselines,
         "sklearn": {"channels_kept", "teacher", "experiments/baselines/trees", "bench/core_peers", "bench/train"},
         "networkx": {"twin", "explained_drawing", "bench/memory"}, "matplotlib": {"figure"}, "numba": {"compiled"},
         "safetensors": {"model"}, "fsspec": {"snapshot_files"}, "confluent_kafka": {"kafka_log/confluent"},

@@ -4,16 +4,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from test_checkpoint import SCHEMA, made_up_reviews, records
 
 from pipeline.calibration import fit_platt
 from pipeline.evaluate import average_precision
-from pipeline.fit import FitOptions, Network, fit_layer
+from pipeline.fit import FitOptions, fit_layer
+from pipeline.fit_inputs import Reads
 from pipeline.history import History, Split
 from pipeline.options import parser
 from pipeline.schema import load_schema
-from pipeline.train import Trained, TrainOptions, branch_blocks, check_samples, judge, logits, train_on
+from pipeline.train import Trained, TrainOptions, check_samples, judge, logits, train_on
 
 OPTIONS = TrainOptions(hidden=8, member_channels=4, fit=FitOptions(epochs=4, batch_size=128))
 
@@ -52,21 +52,11 @@ def test_the_verdict_is_a_pair_of_outputs_one_of_which_is_zero(trained, history)
     assert (pair.max(axis=1) > 0).all()
 
 
-def test_members_are_networks_of_their_own():
-    """No gradient of what one says reaches another's weights."""
-    network = Network([6, 5], [4, 4], members=2, dropout=0.0).eval()
-    said = network([torch.randn(30, 6), torch.randn(30, 5)])
-    said[:, 0].sum().backward()
-    for branch in network.branches:
-        assert branch.weight.grad[:2].abs().sum() > 0
-        assert branch.weight.grad[2:].abs().sum() == 0
-
-
 def test_the_folded_layer_says_the_mean_of_its_members(history, split, trained):
-    blocks = branch_blocks(trained.inputs, history.sample_entry)
+    reads = Reads.every(trained.inputs, history.sample_entry)
     fit = FitOptions(epochs=3, batch_size=128, members=2)
-    folded = fit_layer(blocks, [4] * len(blocks), history.truth, split, fit)
-    said = folded.layer.forward(blocks[0], np.stack(blocks[1:], axis=1)) @ folded.weight + folded.bias
+    folded = fit_layer(reads, [4] * len(reads.keeps), history.truth, split, fit)
+    said = folded.logits(*(values[history.sample_entry] for values in trained.inputs))
     part = split.validation
     assert average_precision(history.truth[part], said[part]) == pytest.approx(folded.validation_ap, abs=1e-3)
 

@@ -27,7 +27,7 @@ from pipeline.train import TrainOptions, check_samples, train_on
 def run(args: argparse.Namespace) -> Report:
     """Measure; return the report."""
     around = surroundings(args)
-    recording = _recording(args.events)
+    name, schema, records = _recording(args.events)
     seconds: dict[str, float] = {}
 
     @contextmanager
@@ -38,12 +38,14 @@ def run(args: argparse.Namespace) -> Report:
 
     options = TrainOptions()
     with timed("replay"):
-        history = History(recording.schema, recording.records)
+        history = History(schema, records)
         split = check_samples(history, options.shares)
+    del records  # the command reads a file, and holds none
     with timed("train"):
         trained = train_on(history, split, options)
     with timed("prune"):
         prune_on(trained, history, split, PruneOptions())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     own, means = (values[history.sample_entry[split.train]] for values in trained.inputs)
     reads = np.concatenate([own, means.reshape(len(means), -1)], axis=1)
     with timed("boosted trees"):
@@ -51,10 +53,10 @@ def run(args: argparse.Namespace) -> Report:
     trees = seconds.pop("boosted trees")
     total = round(sum(seconds.values()), 2)
     return {
-        "data": recording.name,
+        "data": name,
         "events": history.events,
         **around,
-        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "peak_memory_mb": round(peak / 1024),
         "ours": {"seconds": total, "by_part": seconds},
         "peers": {"boosted trees": {"seconds": trees}},
         "ratio": {"boosted trees": round(trees / total, 2)},

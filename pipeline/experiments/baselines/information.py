@@ -47,9 +47,8 @@ class Information(NamedTuple):
 
     def unseen(self) -> npt.NDArray[np.bool_]:
         """Say of each test sample whether its node has none in the training part: nothing to be known by heart."""
-        ids, samples = self.history.entry_ids, self.history.sample_entry.tolist()
-        seen = {ids[entry] for entry in samples[self.split.train]}
-        return np.array([ids[entry] not in seen for entry in samples[self.split.test]])
+        nodes = self.history.entry_node[self.history.sample_entry]
+        return ~np.isin(nodes[self.split.test], nodes[self.split.train])
 
     def of_channels(self, reads: str) -> Floats:
         """Return the columns of `READS` for the samples.  # (n, width)"""

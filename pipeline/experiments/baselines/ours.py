@@ -7,8 +7,9 @@ import numpy.typing as npt
 
 from pipeline.experiments.baselines.information import Information
 from pipeline.fit import fit_layer
+from pipeline.fit_inputs import Reads
 from pipeline.model import probability
-from pipeline.train import TrainOptions, branch_blocks, lesson, logits, train_on
+from pipeline.train import TrainOptions, by_batches, lesson, logits, train_on
 
 Floats = npt.NDArray[np.float32]
 
@@ -21,14 +22,15 @@ def fit_ours(info: Information, options: TrainOptions, seed: int) -> Floats:
 
 def fit_one_layer(info: Information, options: TrainOptions, seed: int) -> Floats:
     """Fit layer 1 with its own classifier: what the second step adds is what this one lacks."""
-    blocks = branch_blocks((info.x, info.means), info.history.sample_entry)
-    return _fit_blocks(info, blocks, options.hidden, options, seed)
+    return _fit_one((info.x, info.means), info.history.sample_entry, info, options.hidden, options, seed)
 
 
 def fit_without_graph(info: Information, options: TrainOptions, seed: int) -> Floats:
     """Fit one layer on own and label channels: what moderators said of the same user or product, and no more."""
     x = info.of_channels("all")[:, label_columns(info)]
-    return _fit_blocks(info, [x], options.hidden * (1 + len(info.recording.schema.relations)), options, seed)
+    alone = x, np.empty((len(x), 0, x.shape[1]), np.float32)
+    outputs = options.hidden * (1 + len(info.recording.schema.relations))
+    return _fit_one(alone, np.arange(len(x)), info, outputs, options, seed)
 
 
 def label_columns(info: Information) -> list[int]:
@@ -39,14 +41,24 @@ def label_columns(info: Information) -> list[int]:
     return [*range(own), *said]
 
 
-def _fit_blocks(info: Information, blocks: list[Floats], outputs: int, options: TrainOptions, seed: int) -> Floats:
-    """Fit a layer of `outputs` a block and its classifier, by the code that fits each layer of our model."""
+def _fit_one(
+    values: tuple[Floats, Floats],
+    rows: npt.NDArray[np.int64],
+    info: Information,
+    outputs: int,
+    options: TrainOptions,
+    seed: int,
+) -> Floats:
+    """Fit a layer of `outputs` a branch and its classifier, by the code that fits each layer of our model.
+
+    values  what it reads, own values and means over lists; rows  (n,) where the samples' lie
+    """
     fit = replace(seeded(options, seed).fit, members=options.members)
-    taught = lesson(info.truth, blocks[0], info.split, seeded(options, seed))
-    fitted = fit_layer(blocks, [outputs] * len(blocks), info.truth, info.split, fit, taught=taught, title="layer")
-    own, *others = (block[info.later] for block in blocks)
-    means = np.stack(others, axis=1) if others else np.empty((len(own), 0, 0), np.float32)
-    return probability(fitted.logits(own, means))
+    taught = lesson(info.truth, values[0][rows], info.split, seeded(options, seed))
+    reads = Reads.every(values, rows)
+    widths = [outputs] * len(reads.keeps)
+    fitted = fit_layer(reads, widths, info.truth, info.split, fit, taught=taught, title="layer")
+    return probability(by_batches(fitted.logits, values, rows[info.later]))
 
 
 def seeded(options: TrainOptions, seed: int) -> TrainOptions:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
-import numpy as np
 from msgspec import Meta
 
 from pipeline.experiments.detector.refresh import judge_nodes_alone, refreshed
@@ -26,11 +25,12 @@ from pipeline.experiments.recordings import open_recording
 from pipeline.experiments.run import Job, Key, Record
 from pipeline.experiments.summary import Row, select
 from pipeline.fit import fit_layer
+from pipeline.fit_inputs import Reads
 from pipeline.history import Floats, History, Split
 from pipeline.model import probability
 from pipeline.page import Table
 from pipeline.schema import Schema, parse_schema
-from pipeline.train import Trained, TrainOptions, branch_blocks, check_samples, lesson, logits, train_on
+from pipeline.train import Trained, TrainOptions, by_batches, check_samples, lesson, logits, train_on
 
 HEADINGS = ("AUROC, validation", "AP, validation", "AUROC, test", "AP, test")
 PARTS = ("validation", "test")
@@ -119,13 +119,12 @@ def _second_by_itself(
     trained: Trained, history: History, split: Split, options: TrainOptions
 ) -> Callable[[slice], Floats]:
     """Fit layer 2 as layer 1 is fitted, with nothing to begin from."""
-    blocks = branch_blocks(trained.hidden, history.sample_entry)
+    reads = Reads.every(trained.hidden, history.sample_entry)
     fit = replace(options.fit, members=options.members)
     taught = lesson(history.truth, trained.inputs[0][history.sample_entry], split, options)
-    outputs = [options.hidden] * len(blocks)
-    fitted = fit_layer(blocks, outputs, history.truth, split, fit, taught=taught, title="layer 2")
-    said = fitted.logits(blocks[0], np.stack(blocks[1:], axis=1))
-    return lambda part: said[part]
+    outputs = [options.hidden] * len(reads.keeps)
+    fitted = fit_layer(reads, outputs, history.truth, split, fit, taught=taught, title="layer 2")
+    return lambda part: by_batches(fitted.logits, trained.hidden, history.sample_entry[part])
 
 
 def tables(results: Results) -> list[Table]:
