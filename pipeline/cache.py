@@ -38,7 +38,14 @@ class Cache:
 
     def keep(self, operations: Operations, entries: Floats) -> None:
         """Store the values of a micro-batch's nodes, the last ones of each."""
-        self.rows[operations.kept_row] = entries[operations.kept_entry]
+        _keep(entries, operations.kept_entry, operations.kept_row, self.rows)
+
+
+@compiled
+def _keep(entries: Floats, kept_entry: npt.NDArray[np.int32], kept_row: npt.NDArray[np.int32], store: Floats) -> None:
+    for i in range(len(kept_row)):
+        for c in range(entries.shape[1]):
+            store[kept_row[i], c] = entries[kept_entry[i], c]
 
 
 @compiled

@@ -7,6 +7,7 @@ All branches lie in one run of numbers, in order, so that one compiled call does
     bias   (H,) float32   branch b gives outputs[b]..outputs[b+1]
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -46,3 +47,16 @@ def forward(packed: Packed, own: Floats, means: Floats, out: Floats) -> None:
                 w += len(place)
             for o in range(len(place)):
                 place[o] = max(place[o], np.float32(0.0))
+
+
+@compiled
+def classify(
+    packed: Packed, weight: Floats, bias: float, own: Floats, means: Floats, h2: Floats, score: Floats
+) -> None:
+    """Write the scores of layer 2 and the classifier; `h2` is room for a row each.  # (B, W), (B, R, W) -> (B,)"""
+    forward(packed, own, means, h2)
+    for i in range(len(own)):
+        logit = np.float32(bias)
+        for o in range(len(weight)):
+            logit += h2[i, o] * weight[o]
+        score[i] = 1.0 / (1.0 + math.exp(min(max(float(-logit), -80.0), 80.0)))

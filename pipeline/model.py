@@ -70,7 +70,7 @@ class Layer:
         """Return relu outputs of all branches side by side.  # (B, W), (B, R, W) -> (B, H)"""
         out = np.empty((len(own), self.width), np.float32)
         if len(own) <= FEW:
-            layer_kernel.forward(self._packed, own, means, out)
+            layer_kernel.forward(self.packed, own, means, out)
             return out
         start = 0
         for b, branch in enumerate(self.branches):
@@ -84,7 +84,7 @@ class Layer:
         return np.maximum(out, 0.0, out=out)
 
     @cached_property
-    def _packed(self) -> layer_kernel.Packed:
+    def packed(self) -> layer_kernel.Packed:
         widths = [len(branch.bias) for branch in self.branches]
         weights = [np.ascontiguousarray(branch.weight, np.float32).ravel() for branch in self.branches]
         return layer_kernel.Packed(
@@ -123,7 +123,12 @@ class Model:
 
     def scores(self, h: Floats, means: Floats) -> Floats:
         """Return the scores: stage D.  # (B, H), (B, R, H) -> (B,)"""
-        return self.classify(self.layers[1].forward(h, means))
+        if len(h) > FEW:
+            return self.classify(self.layers[1].forward(h, means))
+        layer, score = self.layers[1], np.empty(len(h), np.float32)
+        h2 = np.empty((len(h), layer.width), np.float32)
+        layer_kernel.classify(layer.packed, self.weight, self.bias, h, means, h2, score)
+        return score
 
     def logits(self, h2: Floats) -> Floats:
         """Return the log-odds of the scores.  # (B, H2) -> (B,)"""

@@ -23,9 +23,11 @@ from pipeline.lists import Lists
 from pipeline.model import Model
 from pipeline.operations import Operations
 from pipeline.room import with_room
-from pipeline.transform import Transform
+from pipeline.transform import Transform, side_by_side
 
 Floats = npt.NDArray[np.float32]
+NO_SCORES = np.zeros(0, np.float32)
+
 Explain = Callable[[Seen, Floats], Floats | None]  # what B targets read, their scores -> (B, P) or nothing
 
 
@@ -64,7 +66,7 @@ class Scorer:
         times.append(self._clock())
         targets = np.flatnonzero(events.target[applied.entry_event])
         read = (h[targets], hidden_means[targets]) if len(targets) < len(h) else (h, hidden_means)
-        score = self.model.scores(*read)
+        score = self.model.scores(*read) if len(targets) else NO_SCORES
         why = None
         if explain is not None:
             seen = (applied.channels, x, means, hidden_means)
@@ -103,9 +105,9 @@ class Scorer:
 
 def raw_channels(events: EventBatch, applied: Applied) -> Floats:
     """Return the raw channels of each entry; nan for the own ones of a `score` event: they stay.  # (B, C)"""
-    own = events.features[applied.entry_event]
-    own[events.kind[applied.entry_event] == SCORE] = np.nan
-    return np.concatenate([own, applied.channels], axis=1)
+    raw = np.empty((len(applied.entry_event), events.features.shape[1] + applied.channels.shape[1]), np.float32)
+    side_by_side(events.features, applied.entry_event, events.kind == SCORE, applied.channels, raw)
+    return raw
 
 
 def read_inputs(

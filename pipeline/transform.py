@@ -77,6 +77,19 @@ def _apart(knots: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 @compiled
+def side_by_side(
+    own: Floats, event: npt.NDArray[np.int32], stays: npt.NDArray[np.bool_], channels: Floats, raw: Floats
+) -> None:
+    """Write entries' raw channels: those of its event, nan where they stay as they were, and the graph's."""
+    width = own.shape[1]
+    for b in range(len(event)):
+        for c in range(width):
+            raw[b, c] = np.nan if stays[event[b]] else own[event[b], c]
+        for c in range(channels.shape[1]):
+            raw[b, width + c] = channels[b, c]
+
+
+@compiled
 def _apply(
     raw: Floats, keep: npt.NDArray[np.int32], start: npt.NDArray[np.int32], x: Floats, z: Floats, out: Floats
 ) -> None:
