@@ -1,9 +1,10 @@
 """`graphsieve bench embedded`: events/s from the embedded log to committed scores, and where the time goes.
 
-One process, single JSON messages, exactly-once on SqliteLog, the real consumer: what `graphsieve score` runs. The
-events are the Chicago reviews where the data is there, else a synthetic stream. Compared, in turn and on the same log:
+One process, exactly-once on SqliteLog, the real consumer: what `graphsieve score` runs. The events are the Chicago
+reviews where the data is there, else a synthetic stream. Compared, in turn and on the same events:
 
-    pruned 4x      ours
+    pruned 4x      ours, single JSON messages
+    packed         the same, 512 events a message, the scores of a micro-batch in one
     unpruned       the same engine, all channels
     bare loop      reads the messages and commits as many of the same size, without looking at them: the log's own speed
 
@@ -16,9 +17,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+import msgspec
 
 from consumers.score import ScoreConsumer
 from consumers.service import warm_up
@@ -37,12 +41,15 @@ from pipeline.snapshot_store import open_store
 from pipeline.sqlite_log import SqliteLog
 from pipeline.stats import STAGES, ServiceStats
 from pipeline.train import TrainOptions, train
+from producers.replay import packed
 from producers.reviews import read_reviews, review_events
 from producers.synthetic import synthetic_events
 
 SCHEMAS = Path("deploy/schemas")
 SYNTHETIC_EVENTS = 100_000
 PERCENTILES = ("p50_ms", "p99_ms")
+PACKED = "packed"
+PACK, PACKED_BATCH = 512, 8  # events a message, messages a micro-batch
 SCORE_BYTES = 200  # about what a score message takes
 
 
@@ -55,23 +62,32 @@ def run(args: argparse.Namespace) -> Report:
     small, _ = prune(whole, records, PruneOptions(budget=4))
     config = load_config(args.config)
     with tempfile.TemporaryDirectory() as folder:
-        log = SqliteLog(Path(folder) / "bench.db")
+        log, packed_log = SqliteLog(Path(folder) / "bench.db"), SqliteLog(Path(folder) / "packed.db")
         log.append(config.topics.events, [Message(line) for line in lines])
-        contenders: dict[str, Callable[[str], dict[str, Any]]] = {
-            "pruned 4x": lambda group: _serve(log, small, config, group, Path(folder) / group),
-            "unpruned": lambda group: _serve(log, whole, config, group, Path(folder) / group),
-            "bare loop": lambda group: _bare(log, config, group),
+        sealed = packed(iter(records), schema, PACK)
+        packed_log.append(config.topics.events, [Message(r.value, None, r.content_type) for r in sealed])
+        packing = _with(config, "score", max_batch=PACKED_BATCH)
+        packing = _with(packing, "scores", format="packed")
+        served: dict[str, tuple[SqliteLog, Model, Config]] = {
+            "pruned 4x": (log, small, config),
+            PACKED: (packed_log, small, packing),
+            "unpruned": (log, whole, config),
         }
+        contenders: dict[str, Callable[[str], dict[str, Any]]] = {
+            who: partial(_serve, *what, Path(folder), len(records)) for who, what in served.items()
+        }
+        contenders["bare loop"] = partial(_bare, log, config)
         runs: dict[str, list[dict[str, Any]]] = {who: [] for who in contenders}
         for repeat in range(args.repeats):
             for number, (who, measure) in enumerate(contenders.items()):
                 runs[who].append(measure(f"run-{repeat}-{number}"))
         log.close()
+        packed_log.close()
     figures = {who: _summary(found) for who, found in runs.items()}
-    ours = figures.pop("pruned 4x")
+    in_packs, ours = figures.pop(PACKED), figures.pop("pruned 4x")
     ratio = {who: round(ours["events_per_s"] / peer["events_per_s"], 3) for who, peer in figures.items()}
     about = {"data": name, "events": len(records), "repeats": args.repeats, "threads": 1}
-    return {**about, **around, "ours": ours, "peers": figures, "ratio": ratio}
+    return {**about, **around, "ours": ours | {PACKED: in_packs}, "peers": figures, "ratio": ratio}
 
 
 def stream(count: int | None) -> tuple[str, Schema, list[bytes]]:
@@ -85,12 +101,14 @@ def stream(count: int | None) -> tuple[str, Schema, list[bytes]]:
     return "synthetic", load_schema(SCHEMAS / "synthetic.toml"), list(synthetic_events(0, count or SYNTHETIC_EVENTS))
 
 
-def _serve(log: SqliteLog, model: Model, config: Config, group: str, state: Path) -> dict[str, Any]:
-    """Run the consumer over the whole log; snapshots are left out, `recovery` measures those."""
-    import msgspec
+def _with(config: Config, section: str, **changes: Any) -> Config:
+    return msgspec.structs.replace(config, **{section: msgspec.structs.replace(getattr(config, section), **changes)})
 
-    grouped = msgspec.structs.replace(config, score=msgspec.structs.replace(config.score, group=group))
-    store = open_store(str(state), "", config.score.snapshots_kept)
+
+def _serve(log: SqliteLog, model: Model, config: Config, folder: Path, events: int, group: str) -> dict[str, Any]:
+    """Run the consumer over the whole log; snapshots are left out, `recovery` measures those."""
+    grouped = _with(config, "score", group=group)
+    store = open_store(str(folder / group), "", config.score.snapshots_kept)
     stats = ServiceStats(reasons=REASONS)
     warm_up(model)
     consumer = ScoreConsumer(log, store, model, grouped, stats, say=lambda line: None)
@@ -102,10 +120,10 @@ def _serve(log: SqliteLog, model: Model, config: Config, group: str, state: Path
     seconds = time.perf_counter() - began - (stats.snapshot_seconds if stats.snapshots else 0.0)
     store.close()
     return {
-        "events_per_s": end / seconds,
+        "events_per_s": events / seconds,
         "p50_ms": stats.score_latency.percentile(50) * 1e3,
         "p99_ms": stats.score_latency.percentile(99) * 1e3,
-        "stage_us_per_event": {stage: stats.stage_seconds[stage].sum / end * 1e6 for stage in STAGES},
+        "stage_us_per_event": {stage: stats.stage_seconds[stage].sum / events * 1e6 for stage in STAGES},
     }
 
 
@@ -138,7 +156,7 @@ def _summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 def tables(report: Report) -> list[Table]:
     """Speed, and where the time goes, of each contender."""
-    rows = {"pruned 4x": report["ours"], **report["peers"]}
+    rows = {"pruned 4x": report["ours"], PACKED: report["ours"][PACKED], **report["peers"]}
     speed = [
         [who, f"{row['events_per_s']:,}", "{:,} to {:,}".format(*row["range"]), *(_millis(row, p) for p in PERCENTILES)]
         for who, row in rows.items()
