@@ -21,7 +21,7 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
 
-FORMAT = 1
+FORMAT = 2  # raise it when the arrays change: one of another format is not read, the log is replayed
 MANIFEST = "manifest.json"
 NAME = re.compile(r"snapshot-(\d{12,})(-[0-9a-f]{8})?")
 PIECE_BYTES = 1 << 20  # read or written, and hashed, while it is in the processor's cache
