@@ -13,9 +13,7 @@ Doubles = npt.NDArray[np.float64]
 Bytes = npt.NDArray[np.uint8]
 Integers = npt.NDArray[np.int64]
 
-FIRST_DECAY = np.float32(0.9)  # Adam's usual rates
-SECOND_DECAY = np.float32(0.999)
-TINY = np.float32(1e-8)
+FIRST_DECAY, SECOND_DECAY, TINY = 0.9, 0.999, 1e-8  # Adam's usual
 
 
 @compiled
@@ -96,13 +94,15 @@ def adam(
 ) -> None:
     """A step of Adam with decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101).  # (P,) each
 
-    rate        the learning rate over the first moment's correction, 1 - 0.9^step
+    rate        the learning rate over the first moment's correction, 1 - FIRST_DECAY^steps
     shrink      1 - learning rate * weight decay
-    correction  sqrt(1 - 0.999^step), of the second moment's root
+    correction  sqrt(1 - SECOND_DECAY^steps), of the second moment's root
     """
-    step, less, root = np.float32(rate), np.float32(shrink), np.float32(1.0 / correction)
+    step, less, root, tiny = np.float32(rate), np.float32(shrink), np.float32(1.0 / correction), np.float32(TINY)
+    old, new = np.float32(FIRST_DECAY), np.float32(1.0 - FIRST_DECAY)
+    old_square, new_square = np.float32(SECOND_DECAY), np.float32(1.0 - SECOND_DECAY)
     for p in range(len(values)):
         g = slope[p]
-        first[p] = FIRST_DECAY * first[p] + (np.float32(1.0) - FIRST_DECAY) * g
-        second[p] = SECOND_DECAY * second[p] + (np.float32(1.0) - SECOND_DECAY) * g * g
-        values[p] = less * values[p] - step * first[p] / (np.sqrt(second[p]) * root + TINY)
+        first[p] = old * first[p] + new * g
+        second[p] = old_square * second[p] + new_square * g * g
+        values[p] = less * values[p] - step * first[p] / (np.sqrt(second[p]) * root + tiny)

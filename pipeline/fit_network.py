@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import fit_kernel
+from pipeline.fit_kernel import FIRST_DECAY, SECOND_DECAY
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -99,7 +100,8 @@ class Network:
     def step(self, learning_rate: float, weight_decay: float) -> None:
         """Go down the slope."""
         self._steps += 1
-        rate, correction = learning_rate / (1 - 0.9**self._steps), math.sqrt(1 - 0.999**self._steps)
+        first_left, second_left = (1 - decay**self._steps for decay in (FIRST_DECAY, SECOND_DECAY))
+        rate, correction = learning_rate / first_left, math.sqrt(second_left)
         rooms = (self.values.flat, self.slope.flat, self._first.flat, self._second.flat)
         decayed = self.values.decayed
         for part, decay in ((slice(0, decayed), weight_decay), (slice(decayed, None), 0.0)):

@@ -134,7 +134,7 @@ def _see(unpruned: Trained, rows: npt.NDArray[np.int64]) -> Seen:
             own, means = (value[some] for value in values)
             for branch, of, block in zip(layer.branches, moments, _blocks(own, means), strict=True):
                 of.add(block[:, branch.keep])
-        outputs.add(layers[1].forward(own, means))
+        outputs.add(layers[1].forward(own, means))  # of the hidden features, which came last
     return Seen(of_layers[0], of_layers[1], outputs)
 
 

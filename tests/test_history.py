@@ -40,6 +40,26 @@ def test_a_sample_is_a_scored_event_whose_label_comes_later():
     assert history.truth.tolist() == [1, 0, 0]
 
 
+def test_samples_are_those_that_a_walk_through_the_log_finds():
+    rng, events = np.random.default_rng(0), []
+    for at in range(900):
+        name, kind = f"n{rng.integers(120)}", rng.integers(4)
+        score, judged = {"type": "score", "id": name, "ts": START + at}, label(name, int(rng.integers(2)), at)
+        events.append([node(name, at), node(name, at, target=False), score, judged][kind])
+    known, entries, found = set(), 0, []
+    for at, event in enumerate(events):
+        if event.get("type") == "label" or (event.get("type") == "score" and event["id"] not in known):
+            continue
+        known.add(event["id"])
+        later = [e["label"] for e in events[at:] if e.get("type") == "label" and e["id"] == event["id"]]
+        if event.get("target", True) and later:
+            found.append((entries, later[0]))
+        entries += 1
+    history = History(world(), records(events))
+    assert history.entries == entries
+    assert list(zip(history.sample_entry.tolist(), history.truth.tolist(), strict=True)) == found
+
+
 def test_the_split_is_by_time_and_loses_none():
     split = Split.of(90, (0.6, 0.1, 0.3))
     assert (split.train, split.validation, split.test) == (slice(0, 54), slice(54, 63), slice(63, 90))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from test_checkpoint import SCHEMA, made_up_reviews, records
 
-from pipeline.channels_kept import METHODS, SCHEMES, Product, lasso_order
+from pipeline.channels_kept import METHODS, RIDGE, SCHEMES, Moments, Product, lasso_order
 from pipeline.errors import ConfigError
 from pipeline.fit import FitOptions
 from pipeline.model import Model
@@ -63,6 +63,24 @@ def test_a_path_cut_short_begins_as_the_whole_one_and_forgets_no_channel():
     whole, short = lasso_order([one]), lasso_order([one], longest=6)
     assert short[:6].tolist() == whole[:6].tolist()
     assert sorted(short) == list(range(20))
+
+
+def test_least_squares_of_samples_in_pieces_are_those_of_all_at_once():
+    rng = np.random.default_rng(5)
+    x = (100 + rng.normal(size=(300, 6))).astype(np.float32)
+    y = (x @ rng.normal(size=(6, 2)) + rng.normal(size=(300, 2))).astype(np.float32)
+    moments = Moments(6, 2)
+    for piece in (slice(0, 7), slice(7, 250), slice(250, 300)):
+        moments.add(x[piece], y[piece])
+    np.testing.assert_allclose(moments.mean, np.hstack([x, y]).mean(axis=0, dtype=np.float64), rtol=1e-9)
+    centred = x - x.mean(axis=0, dtype=np.float64)
+    square = centred.T @ centred
+    np.testing.assert_allclose(moments.gram, square, rtol=1e-9)
+    penalty = RIDGE * np.trace(square) / 6 * np.eye(6)
+    weight, bias = moments.ridge()
+    y_mean = y.mean(axis=0, dtype=np.float64)
+    np.testing.assert_allclose(weight, np.linalg.solve(square + penalty, centred.T @ (y - y_mean)), rtol=1e-7)
+    np.testing.assert_allclose(x.mean(axis=0, dtype=np.float64) @ weight + bias, y_mean, rtol=1e-9)
 
 
 @pytest.mark.parametrize("budget", [2, 4, 8])
