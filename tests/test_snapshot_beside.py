@@ -61,8 +61,11 @@ def begun(store: SnapshotStore, position: int, scorer: Scorer, limit_seconds: in
 
 
 def children() -> list[int]:
+    """This process's forks: unlike other children they have its command line."""
     tasks = Path("/proc/self/task").glob("*/children")
-    return [int(pid) for task in tasks for pid in task.read_text().split()]
+    pids = [int(pid) for task in tasks for pid in task.read_text().split()]
+    own = Path("/proc/self/cmdline").read_bytes()
+    return [pid for pid in pids if Path(f"/proc/{pid}/cmdline").read_bytes() == own]
 
 
 def folders(store: SnapshotStore) -> list[str]:
