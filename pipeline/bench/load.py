@@ -106,6 +106,7 @@ def _serve(kind: type[SqliteLog], model: Model, config: Config, count: int, rate
         )
         producer.start()
         consumer.run(threading.Event(), until=count)
+        consumer.finish()
         producer.join()
         latencies, seconds = _since_append(log, config)
         store.close()
