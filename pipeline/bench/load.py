@@ -99,7 +99,7 @@ def _serve(kind: type[SqliteLog], model: Model, config: Config, count: int, rate
     """Score what a producer appends meanwhile."""
     with tempfile.TemporaryDirectory() as folder:
         log, store, stats = kind(Path(folder) / "log.db"), open_store(folder, "", keep=1), ServiceStats(REASONS)
-        consumer = ScoreConsumer(log, store, model, config, stats, say=print)
+        consumer = ScoreConsumer(log, store, model, config, stats, say=lambda line: None)
         consumer.recover(threading.Event())
         producer = multiprocessing.get_context("spawn").Process(
             target=_produce, args=(Path(folder) / "log.db", config.topics.events, count, rate)
