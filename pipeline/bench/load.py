@@ -99,13 +99,14 @@ def _serve(kind: type[SqliteLog], model: Model, config: Config, count: int, rate
     """Score what a producer appends meanwhile."""
     with tempfile.TemporaryDirectory() as folder:
         log, store, stats = kind(Path(folder) / "log.db"), open_store(folder, "", keep=1), ServiceStats(REASONS)
-        consumer = ScoreConsumer(log, store, model, config, stats, say=print)
+        consumer = ScoreConsumer(log, store, model, config, stats, say=lambda line: None)
         consumer.recover(threading.Event())
         producer = multiprocessing.get_context("spawn").Process(
             target=_produce, args=(Path(folder) / "log.db", config.topics.events, count, rate)
         )
         producer.start()
         consumer.run(threading.Event(), until=count)
+        consumer.finish()
         producer.join()
         latencies, seconds = _since_append(log, config)
         store.close()
