@@ -11,7 +11,7 @@ and devices are those of reviews drawn from the whole past: what these take long
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from producers.synthetic import synthetic_events
 NODES = 3_000_000
 SMALLEST = 10_000
 TIMED = 40  # micro-batches at each size
-PAST = 8 * BATCH  # reviews that are drawn from all that came
+PAST = 12 * BATCH  # reviews that are drawn from all that came
 DRAWN = 4  # of a micro-batch are candidates for it
 FEW = 16
 EMBEDDING = [0.1 * c for c in range(8)]
@@ -104,8 +104,8 @@ def _grow(tell: Tell, sizes: list[int]) -> None:
             taken.append(seconds_a_target(lines))
         counts = {"nodes": scorer.graph.row_count, "lists": scorer.graph.list_count}
         tell(counts | {"us_a_target": _micros(taken[-TIMED:])})
-        any_lists = [seconds_a_target(lines) for lines in past.new_reviews(PAST)]
-        few_lists = [seconds_a_target(lines) for lines in past.new_reviews(FEW)]
+        pairs = zip(past.new_reviews(FEW), past.new_reviews(PAST), strict=True)  # in turn: others' load meets both
+        few_lists, any_lists = zip(*[tuple(map(seconds_a_target, pair)) for pair in pairs], strict=True)
         tell({"us_in_few_lists": _micros(few_lists), "us_in_any_lists": _micros(any_lists)})
 
 
@@ -142,7 +142,7 @@ class _Past:
             yield lines
 
 
-def _micros(seconds: list[float]) -> float:
+def _micros(seconds: Sequence[float]) -> float:
     return round(float(np.median(seconds)) * 1e6, 2)
 
 
