@@ -228,10 +228,16 @@ def _sum_anew(g: State, rules: Rules, out: Result, own: int) -> None:
 
 
 @compiled
+def _faded(seconds: float, half_life: float) -> float:
+    """What is left of 1 after so long; nearly half of the time nothing has passed, and a power costs 10 ns."""
+    return np.exp2(-seconds / half_life) if seconds != 0.0 else 1.0
+
+
+@compiled
 def _count_arrival(g: State, rules: Rules, own: int) -> None:
     now, it = g.meta[0].watermark, g.lists[own]
     for a in range(len(rules.arrival_half_lives)):
-        g.arrivals[own, a] = 1.0 + g.arrivals[own, a] * np.exp2((it.counted_at - now) / rules.arrival_half_lives[a])
+        g.arrivals[own, a] = 1.0 + g.arrivals[own, a] * _faded(now - it.counted_at, rules.arrival_half_lives[a])
     it.counted_at = now
 
 
@@ -253,8 +259,8 @@ def _count_member_label(g: State, rules: Rules, own: int, row: int, sign: float)
     it.labelled_count += int(sign)
     it.spam_count += int(sign) * label
     for h in range(len(rules.label_half_lives)):
-        fading = np.exp2((it.labelled_at - now) / rules.label_half_lives[h])
-        weight = sign * np.exp2((g.rows[row].label_ts - now) / rules.label_half_lives[h])
+        fading = _faded(now - it.labelled_at, rules.label_half_lives[h])
+        weight = sign * _faded(now - g.rows[row].label_ts, rules.label_half_lives[h])
         g.labelled[own, h] = max(0.0, g.labelled[own, h] * fading + weight)
         g.spam[own, h] = max(0.0, g.spam[own, h] * fading + weight * label)
     it.labelled_at = now
@@ -273,7 +279,7 @@ def arrival_channels(g: State, rules: Rules, out: Result, entry: int, row: int) 
         for a in range(len(rules.arrival_half_lives)):
             value = 0.0
             if known:
-                fading = np.exp2((g.lists[own].counted_at - now) / rules.arrival_half_lives[a])
+                fading = _faded(now - g.lists[own].counted_at, rules.arrival_half_lives[a])
                 value = np.log1p(g.arrivals[own, a] * fading)
             out.channels[entry, c] = value
             c += 1
@@ -296,7 +302,7 @@ def label_channels(g: State, rules: Rules, out: Result, entry: int, row: int) ->
         for h in range(len(rules.label_half_lives)):
             value = rules.prior
             if labelled > 0:
-                fading = np.exp2((g.lists[own].labelled_at - now) / rules.label_half_lives[h])
+                fading = _faded(now - g.lists[own].labelled_at, rules.label_half_lives[h])
                 value = (g.spam[own, h] * fading + pseudo) / (g.labelled[own, h] * fading + rules.strength)
             out.channels[entry, c] = value
             c += 1
