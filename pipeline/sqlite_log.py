@@ -12,8 +12,10 @@ import contextlib
 import re
 import sqlite3
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +79,7 @@ class SqliteLog(Log):
     def read_batch(self, topic: str, position: int, max_records: int, timeout_seconds: float) -> Read:
         """Wait for a record at `position`, then return it and what follows.
 
-        Returns at most `max_records`, and only some more of them once they exceed `MAX_READ_BYTES` together.
+        Returns at most `max_records`, and fewer once they exceed `MAX_READ_BYTES` together.
         """
         self.wait({topic: position}, timeout_seconds)
         with self._one_line_errors():
@@ -246,9 +248,11 @@ class SqliteLog(Log):
         records: list[Record] = []
         bytes_left = MAX_READ_BYTES
         while bytes_left > 0 and (some := rows.fetchmany(FETCHED)):
+            ends = list(accumulate(len(row[1]) for row in some))
+            del some[bisect_left(ends, bytes_left) + 1 :]
+            bytes_left -= ends[-1]
             # As Record(...) does, without a step in Python for each.
             records += [_new(Record, (at, v, _loaded(k), c, t, _unpacked(h), "", -1)) for at, v, k, c, t, h in some]
-            bytes_left -= sum(len(row[1]) for row in some)
         rows.close()  # an open cursor would keep the write-ahead log from being emptied
         return records
 

@@ -13,25 +13,17 @@ N nodes, E edges (or non-zeros), C channels, K channels that a branch keeps, O o
 """
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.compiled import compiled
 from pipeline.model import Layer
+from pipeline.whole_graph_kernel import Csr, finish, multiply
 
 Floats = npt.NDArray[np.float32]
 LINE = 16  # numbers in a line of the processor's cache: rows that begin with one are read and multiplied faster
 ROWS = 2048  # of a product at a time
-
-
-class Csr(NamedTuple):
-    """A sparse matrix: row i stands in start[i] to start[i + 1]."""
-
-    start: npt.NDArray[np.int64]  # (N + 1,)
-    column: npt.NDArray[np.int32]  # (E,)
-    value: Floats  # (E,)
 
 
 class WholeGraph:
@@ -90,7 +82,7 @@ class _Pass:
             return out
         if own is near and self._both is not None and not isinstance(own, Csr):
             for part, product in _products(own, self._both):
-                _finish(product, self._own_bias, out[part], 0)
+                finish(product, self._own_bias, out[part], 0)
                 moved[part, : len(self._near_bias)] = product[:, width : width + len(self._near_bias)]
         else:
             _branch(own, self._own, self._own_bias, out, 0)
@@ -105,7 +97,7 @@ def _branch(x: Floats | Csr, weight: Floats, bias: Floats, out: Floats, first: i
         _outputs(x, weight, bias, out, first)
         return
     for part, product in _products(x, weight):
-        _finish(product, bias, out[part], first)
+        finish(product, bias, out[part], first)
 
 
 def _product(x: Floats | Csr, weight: Floats, out: Floats) -> None:
@@ -155,52 +147,17 @@ def _csr(matrix: Any) -> Csr:
     return Csr(matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32), matrix.data.astype(np.float32))
 
 
-# ---- the compiled passes ----
+# ---- passes over a sparse matrix ----
 
 
 def _sums(matrix: Csr, table: Floats, out: Floats) -> None:
     """Write matrix table.  # (N, M), (M, W) -> (N, W)"""
     width = min(table.shape[1], out.shape[1])
-    _pass(matrix, table, np.zeros(width, np.float32), np.float32(-np.inf), out, 0, np.empty(table.shape[1], np.float32))
+    multiply(
+        matrix, table, np.zeros(width, np.float32), np.float32(-np.inf), out, 0, np.empty(table.shape[1], np.float32)
+    )
 
 
 def _outputs(matrix: Csr, table: Floats, bias: Floats, out: Floats, first: int) -> None:
     """Write relu(matrix table + bias), from channel `first` on.  # (N, M), (M, O), (O,) -> (N, O)"""
-    _pass(matrix, table, bias, np.float32(0.0), out, first, np.empty(table.shape[1], np.float32))
-
-
-@compiled
-def _pass(matrix: Csr, table: Floats, bias: Floats, least: np.float32, out: Floats, first: int, total: Floats) -> None:
-    """Write matrix table + bias, `least` where it is less; `total` (W,) is room for the sum of a row.
-
-    Four rows of the table are added at once, for the sum is in memory too. All W channels are, though fewer may be
-    wanted: a row of whole lines leaves no rest to go through number by number.
-    """
-    start, column, value = matrix
-    width = len(total)
-    for i in range(len(out)):
-        for o in range(width):
-            total[o] = np.float32(0.0)
-        e, end = start[i], start[i + 1]
-        while e + 4 <= end:
-            a, b, c, d = table[column[e]], table[column[e + 1]], table[column[e + 2]], table[column[e + 3]]
-            of_a, of_b, of_c, of_d = value[e], value[e + 1], value[e + 2], value[e + 3]
-            for o in range(width):
-                total[o] += (of_a * a[o] + of_b * b[o]) + (of_c * c[o] + of_d * d[o])
-            e += 4
-        for rest in range(e, end):
-            row, of_row = table[column[rest]], value[rest]
-            for o in range(width):
-                total[o] += of_row * row[o]
-        place = out[i, first : first + len(bias)]
-        for o in range(len(place)):
-            place[o] = max(total[o] + bias[o], least)
-
-
-@compiled
-def _finish(product: Floats, bias: Floats, out: Floats, first: int) -> None:
-    """Write relu(product + bias), from channel `first` on.  # (N, O), (O,) -> (N, O)"""
-    for i in range(len(out)):
-        row, total = product[i], out[i, first : first + len(bias)]
-        for o in range(len(total)):
-            total[o] = max(row[o] + bias[o], np.float32(0.0))
+    multiply(matrix, table, bias, np.float32(0.0), out, first, np.empty(table.shape[1], np.float32))
