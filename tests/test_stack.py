@@ -242,7 +242,7 @@ def test_a_start_goes_on_without_prometheus_and_ctrl_c_undoes_it(stack: Stack, t
         try:
             assert any("no prometheus on the path" in line for line in process.stderr)
             marks = [stack.state.supervisor, *stack.state.processes]
-            assert {"train", "kafka"} <= {mark.name for mark in marks if mark.runs()}
+            assert "kafka" in {mark.name for mark in marks if mark.runs()}
             process.send_signal(signal.SIGINT)
             printed, said = process.communicate(timeout=120)
         finally:
