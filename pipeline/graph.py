@@ -15,8 +15,8 @@ Invariants, each tested against a slow twin after every kind of event:
   - "now" is the watermark, the largest event time so far: it never runs backwards, so no counter does
 
 Costs: a node event O(R), a removal O(R) and now and then O(members) where a half-life must be summed anew, an edge
-O(fewer of the two ends' links). Memory a node: 40 bytes, 40 a link, 4 R for owner, 4 a deviating channel, and its id;
-a list: 72 bytes + 8 a counter, and its key. `ttl` and `max_neighbours` bound them all.
+O(fewer of the two ends' links). Memory a node: 48 bytes, 40 a link, 4 R for owner, 4 a deviating channel, and its id;
+a list: 88 bytes + 8 a counter, and its key. `ttl` and `max_neighbours` bound them all.
 """
 
 from collections.abc import Mapping

@@ -70,7 +70,6 @@ class _Columns(NamedTuple):
 class _Grouping(NamedTuple):
     """A group relation."""
 
-    group: int  # among the schema's group relations
     relation: int  # among all relations
     name: str
     fields: tuple[str, ...]
@@ -81,9 +80,9 @@ class Recent:
 
     def __init__(self, schema: Schema, graph: Graph) -> None:
         by_fields: dict[tuple[str, ...], _Grouping] = {}
-        for group, (relation, about) in enumerate(schema.groups):
+        for relation, about in schema.groups:
             fields = tuple(about.group_by)
-            by_fields.setdefault(fields, _Grouping(group, relation, schema.relation_names[relation], fields))
+            by_fields.setdefault(fields, _Grouping(relation, schema.relation_names[relation], fields))
         self._groupings = list(by_fields.values())  # those of the same fields would say the same twice
         self._graph = graph
         self._lists = np.full((WINDOW, len(schema.relations)), -1, np.int32)
