@@ -25,7 +25,7 @@ from typing import Any
 import msgspec
 
 from consumers.score import ScoreConsumer
-from consumers.service import warm_up
+from consumers.service import calm_collector, warm_up
 from pipeline.bench.surroundings import Report, surroundings
 from pipeline.config import Config, load_config
 from pipeline.durations import parse_duration
@@ -61,6 +61,7 @@ def run(args: argparse.Namespace) -> Report:
     whole, _ = train(schema, records, TrainOptions())
     small, _ = prune(whole, records, PruneOptions(budget=4))
     config = load_config(args.config)
+    calm_collector()  # as consumers do
     with tempfile.TemporaryDirectory() as folder:
         log, packed_log = SqliteLog(Path(folder) / "bench.db"), SqliteLog(Path(folder) / "packed.db")
         log.append(config.topics.events, [Message(line) for line in lines])
