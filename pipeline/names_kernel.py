@@ -37,7 +37,7 @@ def hash_of(data: Data, start: int, length: int, space: int, key: int) -> int:
         word = np.uint64(0)
         for k in range(at, min(at + 8, length)):
             word |= np.uint64(data[start + k]) << np.uint64(8 * (k - at))
-        state = _folded(state ^ word, np.uint64(0x9E3779B97F4A7C15) ^ np.uint64(key))
+        state = _folded(state ^ word, (np.uint64(0x9E3779B97F4A7C15) ^ np.uint64(key)) | np.uint64(1))
     state = _folded(state ^ np.uint64(length), np.uint64(0xD6E8FEB86659FD93))
     return np.int64(state & np.uint64(0xFFFFFFFF))  # type: ignore[return-value]
 

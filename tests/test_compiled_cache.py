@@ -7,12 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numba
 import pytest
 from conftest import REPOSITORY
 
 from consumers.service import warm_up
 from consumers.warm import LEAST, least_model
+from pipeline.compiled import cache_folder
 from pipeline.schema import parse_schema
 
 MODEL = least_model(parse_schema(LEAST, "test"))
@@ -24,7 +24,7 @@ OBEYING = ["setpriv", "--bounding-set=-dac_override"] if os.geteuid() == 0 else 
 def filled(tmp_path):
     """A cache that has everything, and that nobody may write."""
     warm_up(MODEL)
-    ours = Path(numba.config.CACHE_DIR)
+    ours = cache_folder()  # not what numba says, which reads its settings again where the environment has changed
     cache = tmp_path / "cache"
     shutil.copytree(ours, cache / ours.name)
     for path in [cache, *cache.rglob("*")]:

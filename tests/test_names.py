@@ -11,7 +11,7 @@ from pipeline.texts import Texts
 
 TEXTS = st.text(max_size=20)  # NUL, the empty text and characters of four bytes among them
 SPACES = st.integers(0, 2)
-KEYS = st.integers(0, 2**64 - 1)
+KEYS = st.integers(0, 2**64 - 1) | st.just(0x9E3779B97F4A7C15)  # which once made all hashes one
 ROOM = 200  # indices
 
 
@@ -105,7 +105,7 @@ def test_the_hash_takes_in_every_byte_the_space_and_the_key(text, other, keys):
     one, two = Texts.of([text]), Texts.of([other])
     assert (tag_of(one, 0, keys[0]) == tag_of(two, 0, keys[0])) <= (text == other)
     assert tag_of(one, 0, keys[0]) != tag_of(one, 1, keys[0])
-    assert (tag_of(one, 0, keys[0]) == tag_of(one, 0, keys[1])) <= (keys[0] == keys[1])
+    assert (tag_of(one, 0, keys[0]) == tag_of(one, 0, keys[1])) <= (keys[0] | 1 == keys[1] | 1)
 
 
 @given(st.lists(TEXTS | st.none(), max_size=10), st.lists(TEXTS | st.none(), max_size=10))
