@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from pipeline import fit_kernel
 from pipeline.fit_kernel import FIRST_DECAY, SECOND_DECAY
+from pipeline.model import probability
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -85,7 +86,7 @@ class Network:
         dropped = np.empty_like(hidden)
         fit_kernel.drop(hidden, mean, scale, drawn, *kept, dropped)
         said = base[:, None] + dropped @ values.classifier + values.constant
-        error = (_sigmoid(said) - wanted[:, None]) / np.float32(said.size)  # (b, M)
+        error = (probability(said) - wanted[:, None]) / np.float32(said.size)  # (b, M)
         np.multiply(dropped.T @ error, self.own, out=slope.classifier)
         error.sum(axis=0, out=slope.constant)
         inner = np.dot(error, values.classifier.T, out=dropped)
@@ -146,7 +147,3 @@ def _draw(rng: np.random.Generator, inputs: int, *parameters: Floats) -> None:
     """Begin as PyTorch's linear layers do: uniform between -1 and 1, over the root of the number of inputs."""
     for parameter in parameters:
         parameter[:] = rng.uniform(-1.0, 1.0, parameter.shape) * inputs**-0.5
-
-
-def _sigmoid(z: Floats) -> Floats:
-    return np.asarray(1.0 / (1.0 + np.exp(-np.clip(z, -80.0, 80.0))), np.float32)

@@ -44,11 +44,11 @@ from pipeline.graph_state import (
     State,
 )
 from pipeline.names import Names
-from pipeline.names_kernel import Column
 from pipeline.operations import OPERATION, Operations
 from pipeline.room import with_room
 from pipeline.schema import Schema
 from pipeline.texts import Texts
+from pipeline.texts_kernel import Column
 
 
 class Members(NamedTuple):

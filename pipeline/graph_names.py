@@ -7,7 +7,8 @@ a label for an unknown id named, go back with their names at the end of the batc
 from pipeline.compiled import compiled
 from pipeline.graph_lists import note_idle_list, note_idle_row
 from pipeline.graph_state import ABSENT, Batch, Rules, State
-from pipeline.names_kernel import Column, Table, find, hash_of, put, release
+from pipeline.names_kernel import Table, find, hash_of, is_full, put, release
+from pipeline.texts_kernel import Column
 
 
 @compiled
@@ -28,7 +29,7 @@ def has_room(g: State, ids: Table, keys: Table, batch: Batch) -> bool:
 @compiled
 def _fits(table: Table, names: int, size: int) -> bool:
     meta = table.meta[0]
-    return bool(4 * (meta.count + names) <= 3 * len(table.slots) and meta.used + size <= len(table.text))
+    return bool(not is_full(meta.count + names, len(table.slots)) and meta.used + size <= len(table.text))
 
 
 @compiled

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.names_kernel import Column
+from pipeline.texts_kernel import Column
 
 NODE, EDGE, SCORE, LABEL, RETRACT = 0, 1, 2, 3, 4  # as in `events`
 ABSENT, PLACEHOLDER, LIVE = 0, 1, 2  # states of a row

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.names_kernel import ENTRY, META, SLOT, Table, fill_slots, look_up
+from pipeline.names_kernel import ENTRY, META, SLOT, Table, fill_slots, is_full, look_up
 from pipeline.room import with_room
 from pipeline.texts import Texts
 from pipeline.texts_kernel import gather
@@ -33,7 +33,7 @@ class Names:
         """`key` is the hash's; drawn by lot unless given."""
         meta = np.zeros(1, META)
         meta["key"] = secrets.randbits(64) if key is None else key
-        self.table = Table(_free_slots(FEWEST_SLOTS), np.zeros(0, ENTRY), np.zeros(0, np.uint8), meta)
+        self.table = Table(_free_slots(0), np.zeros(0, ENTRY), np.zeros(0, np.uint8), meta)
 
     def __len__(self) -> int:
         return int(self.table.meta["count"][0])
@@ -45,10 +45,8 @@ class Names:
             known = len(table.entries)
             table = table._replace(entries=with_room(table.entries, indices))
             table.entries["length"][known:] = -1
-        if 4 * (int(meta["count"]) + names) > 3 * len(table.slots):
-            table = table._replace(slots=_free_slots(2 * len(table.slots)))
-            while 4 * (int(meta["count"]) + names) > 3 * len(table.slots):
-                table = table._replace(slots=_free_slots(2 * len(table.slots)))
+        if is_full(len(self) + names, len(table.slots)):
+            table = table._replace(slots=_free_slots(len(self) + names))
             fill_slots(table)
         if int(meta["used"]) + size > len(table.text):
             table = _with_text(table, size)
@@ -90,15 +88,16 @@ class Names:
         meta = names.table.meta
         meta["count"], meta["used"] = np.count_nonzero(length >= 0), len(text)
         meta["lost"] = len(text) - int(np.maximum(length, 0).sum())
-        slots = FEWEST_SLOTS
-        while 4 * len(names) > 3 * slots:
-            slots *= 2
-        names.table = Table(_free_slots(slots), entries, text, meta)
+        names.table = Table(_free_slots(len(names)), entries, text, meta)
         fill_slots(names.table)
         return names
 
 
-def _free_slots(count: int) -> npt.NDArray[np.void]:
+def _free_slots(names: int) -> npt.NDArray[np.void]:
+    """Return as few slots as so many names need."""
+    count = FEWEST_SLOTS
+    while is_full(names, count):
+        count *= 2
     slots = np.zeros(count, SLOT)
     slots["index"] = -1
     return slots

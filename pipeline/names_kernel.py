@@ -6,8 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.compiled import compiled
-
-Data = npt.NDArray[np.uint8]
+from pipeline.texts_kernel import Data
 
 SLOT = np.dtype([("tag", "u4"), ("index", "i4")])  # the hash; -1: free
 ENTRY = np.dtype([("start", "i8"), ("length", "i4"), ("space", "i4")])
@@ -21,12 +20,10 @@ class Table(NamedTuple):
     meta: npt.NDArray[np.void]  # (1,)
 
 
-class Column(NamedTuple):
-    """A column of texts (`texts`)."""
-
-    data: Data
-    start: npt.NDArray[np.int64]
-    length: npt.NDArray[np.int32]
+@compiled
+def is_full(names: int, slots: int) -> bool:
+    """Are so many names too many for so many slots?"""
+    return 4 * names > 3 * slots
 
 
 @compiled

@@ -87,7 +87,7 @@ class Scorer:
     def restore(self, arrays: dict[str, npt.NDArray[np.generic]]) -> None:
         """Take up the state that `export` gave; the arrays of `arrays` are this shard's from now on, or gone."""
         rows, lists = capacities(arrays)
-        with ThreadPoolExecutor(1) as beside:  # names are made by Python, values are copied without it
+        with ThreadPoolExecutor(1) as beside:  # values are copied while the names are entered in their table
             inputs = beside.submit(with_room, np.asarray(arrays.pop("inputs.rows"), np.float32), rows)
             input_sums = beside.submit(with_room, np.asarray(arrays.pop("inputs.sums"), np.float64), lists)
             hidden = beside.submit(with_room, np.asarray(arrays.pop("hidden.rows"), np.float32), rows)

@@ -122,6 +122,8 @@ class Texts:
         start, length = self.start.ravel(), self.length.ravel()
         sizes = np.maximum(length, 0)
         ends = np.cumsum(sizes, dtype=np.int64)
+        if len(self.data) == (ends[-1] if len(ends) else 0) and (start == ends - sizes).all():
+            return self
         data = np.empty(int(ends[-1]) if len(ends) else 0, np.uint8)
         gather(self.data, start, length, data)
         return Texts(data, (ends - sizes).reshape(self.length.shape), self.length)
@@ -135,9 +137,3 @@ class Texts:
             return False
         first = near.data[near.start[near.length > 0]]
         return not bool((first >> 6 == CONTINUES).any())
-
-    def fits(self) -> bool:
-        """Does every text lie within the data?"""
-        known = self.length >= 0
-        ends = self.start[known] + self.length[known]
-        return bool((self.length >= NONE).all() and (ends <= len(self.data)).all())

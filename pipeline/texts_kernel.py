@@ -1,5 +1,7 @@
 """The compiled code of columns of texts (`texts` says how they lie in memory)."""
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 
@@ -10,6 +12,14 @@ Starts = npt.NDArray[np.int64]
 Lengths = npt.NDArray[np.int32]
 
 BETWEEN, ESCAPE = 0x1F, 0x1E  # two control characters; the second stands for both where a text has one of them
+
+
+class Column(NamedTuple):
+    """A column of texts, for compiled code."""
+
+    data: Data
+    start: Starts
+    length: Lengths
 
 
 @compiled

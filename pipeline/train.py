@@ -28,7 +28,7 @@ from pipeline.drift import Bins, Reference, fit_bins, watched
 from pipeline.errors import DataError
 from pipeline.evaluate import best_f1_threshold, precision_threshold, report
 from pipeline.fit import FitOptions, Fitted, fit_layer
-from pipeline.fit_inputs import Reads
+from pipeline.fit_inputs import BATCH, Reads
 from pipeline.history import History, Split
 from pipeline.log import Record
 from pipeline.model import Branch, Layer, Model, probability
@@ -38,7 +38,6 @@ from pipeline.transform import fit_transform
 
 Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
-BATCH = 1024  # samples; a matter of speed only
 LEAST_SAMPLES = 100  # fewer labelled targets than this teach nothing
 
 

@@ -260,7 +260,7 @@ def _split(end: float, *parts: Rows) -> tuple[Rows, Rows]:
     return waiting[~late], waiting[late]
 
 
-class _Node(Struct, tag="node", gc=False):
+class Node(Struct, tag="node", gc=False):
     id: str
     ts: float
     user: str
@@ -279,11 +279,11 @@ def _encoded(reviews: Rows, follow_ups: Rows) -> Iterator[bytes]:
     return map(events.__getitem__, np.argsort(ts, kind="stable").tolist())
 
 
-def _nodes(rows: Rows, ts: list[float]) -> Iterator[_Node]:
+def _nodes(rows: Rows, ts: list[float]) -> Iterator[Node]:
     number, user, product, stars, text_length, device = (rows[name].tolist() for name in INTEGERS[:-1])
     names = [f"n{n}" for n in number], ts, [f"u{n}" for n in user], [f"p{n}" for n in product]
     devices = [UNSET if n == NO_DEVICE else f"d{n}" for n in device]
-    return map(_Node, *names, stars, text_length, np.round(rows["embedding"], 3).tolist(), devices)
+    return map(Node, *names, stars, text_length, np.round(rows["embedding"], 3).tolist(), devices)
 
 
 def _later(rows: Rows, ts: list[float]) -> Iterator[dict[str, Any]]:

@@ -30,6 +30,7 @@ from pipeline.footprint import footprint
 from pipeline.model import Model
 from pipeline.page import Table
 from pipeline.scorer import Scorer
+from producers.synthetic import Node
 
 NODES = 500_000  # the most; a little less than a power of two, as its halves are
 LEAST = 20_000
@@ -99,24 +100,13 @@ def tables(report: Report) -> list[Table]:
 # ---- the processes ----
 
 
-class _Review(msgspec.Struct, tag="node"):
-    id: str
-    ts: float
-    user: str
-    product: str
-    stars: int
-    text_length: int
-    embedding: list[float]
-    device: str
-
-
-def _reviews(nodes: int, lists: int) -> Iterator[list[_Review]]:
+def _reviews(nodes: int, lists: int) -> Iterator[list[Node]]:
     """Yield batches of reviews by so many users that they and their devices make so many lists."""
     users = max(1, lists // 2)
     embeddings = np.random.default_rng(0).normal(size=(997, 8)).round(3).tolist()
     for start in range(0, nodes, BATCH):
         yield [
-            _Review(
+            Node(
                 f"n{i}", 1.6e9 + i, f"u{i % users}", f"p{i % PRODUCTS}", 1 + i // PRODUCTS % 5, 100 + i % 400,
                 embeddings[i % len(embeddings)], f"d{i % users}",
             )
