@@ -1,5 +1,6 @@
 """Topics of a cluster: made on request, never silently."""
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,9 @@ from kafka.admin import NewTopic
 from pipeline.errors import LogError
 from pipeline.kafka_log.client import Cluster, explain, one_line
 
+FENCED_SECONDS = 30.0  # how long brokers may take to come back into a cluster that answers
+LOOK_SECONDS = 0.2
+
 
 def create_topic(
     cluster: Cluster, topic: str, partitions: int, replication: int | None, configs: Mapping[str, str]
@@ -17,7 +21,7 @@ def create_topic(
     admin = cluster.admin()
     try:
         new = NewTopic(topic, partitions, -1 if replication is None else replication, topic_configs=dict(configs))
-        admin.create_topics([new], timeout_ms=30_000, wait_for_metadata=True)
+        _create(admin, new)
     except kafka_errors.TopicAlreadyExistsError:
         raise LogError(f"kafka {cluster.servers}: topic {topic!r} exists already; use it, or name another") from None
     except kafka_errors.KafkaError as error:
@@ -25,6 +29,19 @@ def create_topic(
     finally:
         admin.close()
     return {"topic": topic, "partitions": partitions, **configs}
+
+
+def _create(admin: Any, new: NewTopic) -> None:
+    """Make it; where all brokers are fenced, as just after they stalled or began, wait until one is back."""
+    until = time.monotonic() + FENCED_SECONDS
+    while True:
+        try:
+            admin.create_topics([new], timeout_ms=30_000, wait_for_metadata=True)
+            return
+        except kafka_errors.InvalidReplicationFactorError as error:
+            if "currently fenced" not in str(error) or time.monotonic() > until:
+                raise
+        time.sleep(LOOK_SECONDS)
 
 
 def partition_counts(cluster: Cluster) -> dict[str, int]:
