@@ -64,6 +64,13 @@ class EventBatch:
     position: npt.NDArray[np.int64]  # (n,) of the message in the log
     index: npt.NDArray[np.int32]  # (n,) of the event in its packed message
 
+    def __post_init__(self) -> None:
+        """TypeError where a column is not of the type that is promised: compiled code would read it as if it were."""
+        for name, dtype in _TYPES.items():
+            column = getattr(self, name)
+            if column.dtype != dtype or not column.flags.c_contiguous:
+                raise TypeError(f"{name} is a column of {column.dtype}, expected {dtype} without gaps")
+
     def __len__(self) -> int:
         return len(self.id)
 
@@ -113,6 +120,13 @@ class EventBatch:
         return EventBatch(**joined)
 
 
+_TYPES = {
+    name: np.dtype(kind)
+    for name, kind in {
+        "kind": "u1", "ts": "f8", "target": "?", "label": "i1", "features": "f4", "edge_event": "i4",
+        "edge_relation": "i4", "position": "i8", "index": "i4",
+    }.items()
+}  # fmt: skip
 _EVENT_COLUMNS = ("kind", "id", "ts", "target", "label", "features", "position", "index")
 _EDGE_COLUMNS = ("edge_event", "edge_relation", "edge_other")
 

@@ -26,10 +26,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.compiled import direct
 from pipeline.events import EventBatch
 from pipeline.graph_kernel import NO_ROOM, run
 from pipeline.graph_names import size_of
 from pipeline.graph_state import (
+    COUNTS,
     LINK,
     LIST,
     LIST_ARRAYS,
@@ -50,6 +52,8 @@ from pipeline.schema import Schema
 from pipeline.texts import Texts
 from pipeline.texts_kernel import Column
 
+_run = direct(run)  # `EventBatch` and `_as_ours` see to it that no array is of another type
+
 
 class Members(NamedTuple):
     """The members of a list, the newest first."""
@@ -63,12 +67,13 @@ class Members(NamedTuple):
 class Applied:
     """What a micro-batch did: the operation log, and its B entries (a node each, in order)."""
 
-    operations: Operations
+    operations: Operations  # its log is there until the next micro-batch
     outcome: npt.NDArray[np.uint8]  # (n,) per event: APPLIED, DUPLICATE, UNKNOWN, EXPIRED
     entry_event: npt.NDArray[np.int32]  # (B,) the event that made the entry
     entry_row: npt.NDArray[np.int32]  # (B,)
     previous: npt.NDArray[np.int32]  # (B,) where the row's values were before: a row of the store, or ~entry
     channels: npt.NDArray[np.float32]  # (B, G) arrival, label, deviation
+    target: npt.NDArray[np.int32]  # (T,) the entries that are to be scored, ascending
 
 
 class Graph:
@@ -90,24 +95,24 @@ class Graph:
         for end in ("oldest", "newest", "free_link"):
             self._state.meta[end] = -1
         self._ids, self._keys = Names(), Names()  # of rows; of lists, with the relation for their space
-        self._log = np.zeros(1024, OPERATION)
+        self._log, self._counts = np.zeros(1024, OPERATION), np.zeros(1, COUNTS)
 
     def apply(self, events: EventBatch) -> Applied:
         """Apply `events` in order, as if one at a time."""
         n, width = len(events), len(self._schema.channel_names) - len(self._schema.own_channels)
         batch = self._batch(events)
-        entry_event, entry_row, previous, kept_entry, kept_row = np.empty((5, n), np.int32)
+        entry_event, entry_row, previous, target, kept_entry, kept_row = np.empty((6, n), np.int32)
         result = Result(
-            np.zeros(n, np.uint8), self._log, entry_event, entry_row, previous,
-            np.zeros((n, width), np.float32), kept_entry, kept_row,
+            np.zeros(n, np.uint8), self._counts, self._log, entry_event, entry_row, previous,
+            np.empty((n, width), np.float32), target, kept_entry, kept_row,
         )  # fmt: skip
         done = NO_ROOM
         while done < n:
-            done = run(self._state, self._rules, self._ids.table, self._keys.table, batch, result, max(done, 0))
+            done = _run(self._state, self._rules, self._ids.table, self._keys.table, batch, result, max(done, 0))
             if done == NO_ROOM:
                 self._reserve(batch)
             elif done < n:
-                longer = np.zeros(int(self._state.meta["wanted"][0]), OPERATION)
+                longer = np.zeros(int(self._counts["wanted"][0]), OPERATION)
                 self._log = np.concatenate([self._log, longer])
                 result = result._replace(log=self._log)
         return self._applied(result)
@@ -115,27 +120,21 @@ class Graph:
     def _batch(self, events: EventBatch) -> Batch:
         n, m, groups = len(events), len(events.edge_other), len(self._schema.groups)
         return Batch(
-            events.kind, events.ts, events.label, events.features,
+            events.kind, events.ts, events.target, events.label, events.features,
             _starts(events.edge_event, n), events.edge_relation,
             _column(events.id), _column(events.keys), _column(events.edge_other),
             np.empty(n, np.int32), np.empty((groups, n), np.int32), np.empty(m, np.int32),
         )  # fmt: skip
 
     def _applied(self, result: Result) -> Applied:
-        meta = self._state.meta[0]
-        entries, kept = int(meta["entries"]), int(meta["kept"])
-        operations = Operations(
-            log=self._log[: int(meta["operations"])].copy(),
-            entries=entries,
-            relations=len(self._schema.relations),
-            list_capacity=self.list_capacity,
-            row_capacity=self.row_capacity,
-            kept_entry=result.kept_entry[:kept],
-            kept_row=result.kept_row[:kept],
-        )
+        entries, targets, kept, operations, _ = self._counts.view(np.int64).tolist()
+        log = Operations(
+            self._log[:operations], entries, len(self._schema.relations), self.list_capacity, self.row_capacity,
+            result.kept_entry[:kept], result.kept_row[:kept],
+        )  # fmt: skip
         return Applied(
-            operations, result.outcome, result.entry_event[:entries], result.entry_row[:entries],
-            result.previous[:entries], result.channels[:entries],
+            log, result.outcome, result.entry_event[:entries], result.entry_row[:entries],
+            result.previous[:entries], result.channels[:entries], result.target[:targets],
         )  # fmt: skip
 
     def rows_of(self, ids: list[str]) -> list[int]:
@@ -276,7 +275,7 @@ def capacities(arrays: Mapping[str, npt.NDArray[np.generic]]) -> tuple[int, int]
 
 
 def _column(texts: Texts) -> Column:
-    return Column(texts.data, texts.start.ravel(), texts.length.ravel())
+    return Column(texts.data, texts.start, texts.length)
 
 
 def _push_new(stack: npt.NDArray[np.int32], meta: npt.NDArray[np.void], height: str, first: int, count: int) -> None:

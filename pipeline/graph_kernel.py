@@ -52,12 +52,12 @@ def run(g: State, rules: Rules, ids: Table, keys: Table, batch: Batch, out: Resu
 
     Fewer than all: lengthen the log and call again; NO_ROOM: nothing is done, make room for the batch and call again.
     """
-    meta = g.meta[0]
+    meta, counts = g.meta[0], out.counts[0]
     if start == 0:
         if not has_room(g, ids, keys, batch):
             return NO_ROOM
         number(g, rules, ids, keys, batch)
-        meta.entries, meta.kept, meta.operations = 0, 0, 0
+        counts.entries, counts.targets, counts.kept, counts.operations = 0, 0, 0, 0
     for e in range(start, len(batch.kind)):
         kind = batch.kind[e]
         if kind != RETRACT:
@@ -74,11 +74,11 @@ def run(g: State, rules: Rules, ids: Table, keys: Table, batch: Batch, out: Resu
             out.outcome[e] = _label(g, rules, batch, e)
         else:
             out.outcome[e] = _retract(g, rules, batch, out, e)
-    for entry in range(meta.entries):
+    for entry in range(counts.entries):
         row = out.entry_row[entry]
         if g.rows[row].fresh == entry:
-            out.kept_entry[meta.kept], out.kept_row[meta.kept] = entry, row
-            meta.kept += 1
+            out.kept_entry[counts.kept], out.kept_row[counts.kept] = entry, row
+            counts.kept += 1
             g.rows[row].fresh = -1
     free_idle(g, ids, keys)
     return len(batch.kind)
@@ -106,7 +106,7 @@ def _node(g: State, rules: Rules, batch: Batch, out: Result, e: int) -> int:
     g.rows[row].state = LIVE
     for d in range(g.levels.shape[1]):
         g.levels[row, d] = batch.features[e, rules.deviating[d]]
-    _read(g, rules, out, e, row)
+    _read(g, rules, batch, out, e, row)
     _enter_all(g, rules, out, row, True)
     return APPLIED
 
@@ -117,7 +117,7 @@ def _score(g: State, rules: Rules, batch: Batch, out: Result, e: int) -> int:
     if g.rows[row].state != LIVE:
         return UNKNOWN
     _leave_all(g, rules, out, row)
-    _read(g, rules, out, e, row)
+    _read(g, rules, batch, out, e, row)
     _enter_all(g, rules, out, row, False)
     return APPLIED
 
@@ -220,13 +220,17 @@ def _join_groups(g: State, rules: Rules, batch: Batch, out: Result, e: int) -> N
 
 
 @compiled
-def _read(g: State, rules: Rules, out: Result, e: int, row: int) -> None:
+def _read(g: State, rules: Rules, batch: Batch, out: Result, e: int, row: int) -> None:
     """Make the row's entry of this micro-batch: read its lists, and their counters for its channels."""
-    entry = g.meta[0].entries
-    g.meta[0].entries += 1
+    counts = out.counts[0]
+    entry = counts.entries
+    counts.entries += 1
     out.entry_event[entry], out.entry_row[entry] = e, row
     out.previous[entry] = ~g.rows[row].fresh if g.rows[row].fresh >= 0 else row
     g.rows[row].fresh = entry
+    if batch.target[e]:
+        out.target[counts.targets] = entry
+        counts.targets += 1
     relations = g.owner.shape[1]
     for r in range(relations):
         own = g.owner[row, r]

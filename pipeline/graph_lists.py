@@ -319,15 +319,15 @@ def label_channels(g: State, rules: Rules, out: Result, entry: int, row: int) ->
 
 @compiled
 def push(g: State, out: Result, kind: int, own: int, source: int, weight: float) -> None:
-    it = out.log[g.meta[0].operations]
+    it = out.log[out.counts[0].operations]
     it.kind, it.list, it.source, it.weight = kind, own, source, weight
-    g.meta[0].operations += 1
+    out.counts[0].operations += 1
 
 
 @compiled
 def fits(g: State, out: Result, operations: int) -> bool:
-    g.meta[0].wanted = g.meta[0].operations + operations
-    return bool(g.meta[0].wanted <= len(out.log))
+    out.counts[0].wanted = out.counts[0].operations + operations
+    return bool(out.counts[0].wanted <= len(out.log))
 
 
 @compiled

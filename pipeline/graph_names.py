@@ -8,7 +8,7 @@ from pipeline.compiled import compiled
 from pipeline.graph_lists import note_idle_list, note_idle_row
 from pipeline.graph_state import ABSENT, Batch, Rules, State
 from pipeline.names_kernel import Table, find, hash_of, is_full, put, release
-from pipeline.texts_kernel import Column
+from pipeline.texts_kernel import Column, Data
 
 
 @compiled
@@ -36,8 +36,8 @@ def _fits(table: Table, names: int, size: int) -> bool:
 def size_of(texts: Column) -> int:
     """Return the bytes of all texts of a column."""
     size = 0
-    for length in texts.length:
-        size += max(length, 0)
+    for i in range(texts.length.size):
+        size += max(int(texts.length.flat[i]), 0)
     return size
 
 
@@ -45,26 +45,27 @@ def size_of(texts: Column) -> int:
 def number(g: State, rules: Rules, ids: Table, keys: Table, batch: Batch) -> None:
     """Give every name of the batch a row or a list."""
     for e in range(len(batch.kind)):
-        batch.row[e] = _row_of(g, ids, batch.id, e)
+        batch.row[e] = _row_of(g, ids, batch.id.data, batch.id.start[e], batch.id.length[e])
+    other, key = batch.edge_other, batch.keys
     for i in range(len(batch.edge_row)):
-        batch.edge_row[i] = _row_of(g, ids, batch.edge_other, i)
+        batch.edge_row[i] = _row_of(g, ids, other.data, other.start[i], other.length[i])
     for relation in range(len(rules.group_of)):
         group = rules.group_of[relation]
         if group >= 0:
             for e in range(len(batch.kind)):
-                batch.group_lists[group, e] = _list_of(g, keys, batch.keys, group * len(batch.kind) + e, relation)
+                start, length = key.start[group, e], key.length[group, e]
+                batch.group_lists[group, e] = _list_of(g, keys, key.data, start, length, relation)
 
 
 @compiled
-def _row_of(g: State, ids: Table, texts: Column, i: int) -> int:
-    start, length = texts.start[i], texts.length[i]
-    tag = hash_of(texts.data, start, length, 0, ids.meta[0].key)
-    slot = find(ids, texts.data, start, length, 0, tag)
+def _row_of(g: State, ids: Table, data: Data, start: int, length: int) -> int:
+    tag = hash_of(data, start, length, 0, ids.meta[0].key)
+    slot = find(ids, data, start, length, 0, tag)
     if slot >= 0:
         return int(ids.slots[slot].index)
     g.meta[0].free_rows -= 1
     row = g.free_rows[g.meta[0].free_rows]
-    put(ids, ~slot, row, texts.data, start, length, 0, tag)
+    put(ids, ~slot, row, data, start, length, 0, tag)
     it = g.rows[row]
     it.ts, it.label_ts, it.links, it.older, it.newer, it.fresh = 0.0, 0.0, -1, -1, -1, -1
     it.state, it.label = ABSENT, -1
@@ -75,17 +76,16 @@ def _row_of(g: State, ids: Table, texts: Column, i: int) -> int:
 
 
 @compiled
-def _list_of(g: State, keys: Table, texts: Column, i: int, relation: int) -> int:
-    start, length = texts.start[i], texts.length[i]
+def _list_of(g: State, keys: Table, data: Data, start: int, length: int, relation: int) -> int:
     if length < 0:
         return -1
-    tag = hash_of(texts.data, start, length, relation, keys.meta[0].key)
-    slot = find(keys, texts.data, start, length, relation, tag)
+    tag = hash_of(data, start, length, relation, keys.meta[0].key)
+    slot = find(keys, data, start, length, relation, tag)
     if slot >= 0:
         return int(keys.slots[slot].index)
     g.meta[0].free_lists -= 1
     own = g.free_lists[g.meta[0].free_lists]
-    put(keys, ~slot, own, texts.data, start, length, relation, tag)
+    put(keys, ~slot, own, data, start, length, relation, tag)
     g.lists[own].relation = relation
     note_idle_list(g, own)
     return int(own)

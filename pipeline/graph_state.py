@@ -65,12 +65,13 @@ class Batch(NamedTuple):
 
     kind: Array  # (n,)
     ts: Array  # (n,) nan for retract
+    target: Array  # (n,) to be scored
     label: Array  # (n,)
     features: Array  # (n, F)
     edge_start: Array  # (n + 1,) the edges of event e are edge_start[e] .. edge_start[e + 1]
     edge_relation: Array  # (m,)
     id: Column  # (n,)
-    keys: Column  # (groups * n,) relation after relation
+    keys: Column  # (groups, n)
     edge_other: Column  # (m,)
     row: Array  # (n,)
     group_lists: Array  # (groups, n) list of each group key, -1 none
@@ -81,12 +82,14 @@ class Result(NamedTuple):
     """What the loop fills in."""
 
     outcome: Array  # (n,)
-    log: Array  # OPERATION; its length so far is meta.operations
+    counts: Array  # (1,) COUNTS
+    log: Array  # OPERATION
     entry_event: Array  # (n,) which event made entry b
     entry_row: Array  # (n,) the row it is of
     previous: Array  # (n,) where the row's values were before: a row of the store, or ~entry
     channels: Array  # (n, G) the channels that the graph gives entry b
-    kept_entry: Array  # (n,) the entries that are the last of a row that is live; as many as meta.kept
+    target: Array  # (n,) the entries whose event is to be scored
+    kept_entry: Array  # (n,) the entries that are the last of a row that is live
     kept_row: Array  # (n,) their rows
 
 
@@ -150,10 +153,15 @@ META = np.dtype(
         ("free_lists", "i4"),
         ("idle_rows", "i4"),
         ("idle_lists", "i4"),
-        ("entries", "i4"),  # of this micro-batch
-        ("kept", "i4"),
-        ("operations", "i8"),
-        ("wanted", "i8"),  # the log's length that the next step asks for
     ],
     align=True,
+)
+COUNTS = np.dtype(  # how much of a result's arrays is filled in
+    [
+        ("entries", "i8"),
+        ("targets", "i8"),
+        ("kept", "i8"),
+        ("operations", "i8"),
+        ("wanted", "i8"),  # the log's length that the next step asks for
+    ]
 )

@@ -82,7 +82,8 @@ class History:
         for chunk in _chunks(records):
             batch, bad = decoder.decode(chunk)
             applied = graph.apply(batch)
-            self._chunks.append(_Chunk(applied.operations, applied.previous.copy(), raw_channels(batch, applied)))
+            log = applied.operations._replace(log=applied.operations.log.copy())
+            self._chunks.append(_Chunk(log, applied.previous.copy(), raw_channels(batch, applied)))
             entries.append(_entries(batch, applied, self.events, numbers))
             labels.append(_labels(batch, self.events, numbers))
             self.events += len(batch)

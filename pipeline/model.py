@@ -26,13 +26,15 @@ import safetensors
 import safetensors.numpy
 
 from pipeline import layer_kernel
+from pipeline.compiled import direct
 from pipeline.errors import CheckpointError, SchemaError
 from pipeline.schema import Schema, parse_schema
 from pipeline.transform import Transform
 
 Floats = npt.NDArray[np.float32]
 FORMAT = 1
-FEW = 4  # rows: with more, a matrix product for each branch is quicker than the compiled loop
+_forward, _classify = direct(layer_kernel.forward), direct(layer_kernel.classify)
+FEW = 8  # rows: with more, a matrix product for each branch is quicker than the compiled loop
 REPORT = ("training", "pruning", "metrics", "reference")  # no score depends on these
 ARITHMETIC = [
     "raw: the node's channels, in the order of `channels`",
@@ -70,7 +72,7 @@ class Layer:
         """Return relu outputs of all branches side by side.  # (B, W), (B, R, W) -> (B, H)"""
         out = np.empty((len(own), self.width), np.float32)
         if len(own) <= FEW:
-            layer_kernel.forward(self.packed, own, means, out)
+            _forward(self.packed, _plain(own), _plain(means), out)
             return out
         start = 0
         for b, branch in enumerate(self.branches):
@@ -127,7 +129,7 @@ class Model:
             return self.classify(self.layers[1].forward(h, means))
         layer, score = self.layers[1], np.empty(len(h), np.float32)
         h2 = np.empty((len(h), layer.width), np.float32)
-        layer_kernel.classify(layer.packed, self.weight, self.bias, h, means, h2, score)
+        _classify(layer.packed, _plain(self.weight), self.bias, _plain(h), _plain(means), h2, score)
         return score
 
     def logits(self, h2: Floats) -> Floats:
@@ -183,6 +185,11 @@ class Model:
         tensors["classifier.weight"] = self.weight
         tensors["classifier.bias"] = np.array([self.bias], np.float32)
         return tensors
+
+
+def _plain(values: Floats) -> Floats:
+    """Return values as `direct` wants them: float32, one row behind the other."""
+    return np.ascontiguousarray(values, np.float32)
 
 
 def probability(logits: Floats) -> Floats:

@@ -123,6 +123,7 @@ class PackedReader:
         if (np.diff(order) < 0).any() or not ((order >= 0) & (order < n)).all():
             raise ValueError("edges out of order, or of an event that is not there")
         column["features"] = column["features"].reshape(n, width)
+        column["target"] = column["target"] != 0
         text["keys"] = text["keys"].reshaped(groups, n)
         batch = EventBatch(
             **column, **text,
@@ -179,7 +180,7 @@ def _neutral(batch: EventBatch) -> EventBatch:
     """Put the neutral value wherever an event's type has no such field, as JSON events have it."""
     kind = batch.kind
     node: npt.NDArray[np.bool_] = kind == NODE
-    batch.target = (kind == SCORE) | (node & (batch.target != 0))
+    batch.target = (kind == SCORE) | (node & batch.target)
     batch.label[kind != LABEL] = -1
     batch.ts[kind == RETRACT] = np.nan
     if not node.all():

@@ -64,7 +64,7 @@ class Scorer:
         times.append(self._clock())
         hidden_means = run_lists(applied.operations, h, self.hidden, self.hidden_lists)
         times.append(self._clock())
-        targets = np.flatnonzero(events.target[applied.entry_event])
+        targets = applied.target
         read = (h[targets], hidden_means[targets]) if len(targets) < len(h) else (h, hidden_means)
         score = self.model.scores(*read) if len(targets) else NO_SCORES
         why = None
@@ -72,8 +72,8 @@ class Scorer:
             seen = (applied.channels, x, means, hidden_means)
             why = explain(Seen(*(values[targets] for values in seen)), score)
         times.append(self._clock())
-        stages = dict(zip("ABCD", np.diff(times).tolist(), strict=True))
-        event, row = applied.entry_event[targets].astype(np.int64), applied.entry_row[targets]
+        stages = {stage: after - before for stage, before, after in zip("ABCD", times, times[1:], strict=False)}
+        event, row = applied.entry_event.take(targets).astype(np.int64), applied.entry_row.take(targets)
         return Scored(event, row, score, applied.outcome, stages, why)
 
     def export(self) -> dict[str, npt.NDArray[np.generic]]:

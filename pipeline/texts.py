@@ -22,6 +22,10 @@ class Texts:
     """n texts, or None in place of one."""
 
     def __init__(self, data: Data, start: Starts, length: Lengths) -> None:
+        """TypeError where an array is of another type, or has gaps: compiled code would read it as if it were right."""
+        for array, dtype in ((data, np.uint8), (start, np.int64), (length, np.int32)):
+            if array.dtype != dtype or not array.flags.c_contiguous:
+                raise TypeError(f"texts in an array of {array.dtype}, expected {dtype.__name__} without gaps")
         self.data, self.start, self.length = data, start, length
 
     @staticmethod
