@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from pipeline.compiled import compiled
 from pipeline.operations import Operations
+from pipeline.room import Room
 
 Floats = npt.NDArray[np.float32]
 
@@ -22,12 +23,19 @@ class Cache:
     """Values by row, of one width."""
 
     def __init__(self, width: int) -> None:
-        self.rows = np.zeros((0, width), np.float32)
+        self._room = Room(np.float32, width)
+
+    @property
+    def rows(self) -> Floats:
+        return self._room.array
+
+    def restore(self, rows: Floats, capacity: int) -> None:
+        """Take up the values that a snapshot holds."""
+        self._room = Room.of(rows, capacity, np.float32)
 
     def reserve(self, capacity: int) -> None:
         """Make room for `capacity` rows."""
-        if capacity > len(self.rows):
-            self.rows.resize((capacity, self.rows.shape[1]), refcheck=False)  # in place: no second copy in memory
+        self._room.reserve(capacity)
 
     def fill(self, entries: Floats, previous: npt.NDArray[np.int32]) -> None:
         """Give the nan channels of `entries` the row's earlier value: what a `score` event leaves as it was.

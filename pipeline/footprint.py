@@ -4,9 +4,8 @@
     link   "this node stands in that list"
     list   its counters and key, and two running sums: of input channels and of hidden features
 
-N nodes with S links each and L lists weigh N * (row + S * link) + L * list at least. Arrays have room for more than
-they hold and double when they are full, so they weigh up to twice as much. That also covers the moments at which some
-are there twice: while one doubles, and while a snapshot is restored, much of the new room has not been touched yet.
+N nodes with S links each and L lists weigh N * (row + S * link) + L * list at least; room that is not used yet weighs
+nothing. While a snapshot is written, what changes meanwhile is there twice: at most everything.
 
 A test holds this to what a scorer's arrays weigh; docs/deploy.md has what a process of a million nodes weighed.
 """
@@ -18,7 +17,7 @@ from pipeline.graph_state import LINK, LIST, ROW
 from pipeline.model import Model
 from pipeline.names import NAME_BYTES
 
-ROOM = 2  # an array that is full doubles
+TWICE = 2
 INDEX_BYTES = 4  # of a row or a list
 PROCESS_BYTES = 200_000_000  # a consumer without a node: Python, LLVM, a Kafka client
 
@@ -34,13 +33,13 @@ class Footprint(NamedTuple):
     links_a_node: int  # of the group relations; each edge adds two
 
     def least(self, nodes: int, lists: int) -> int:
-        """Return the bytes of a shard without any room to spare."""
+        """Return the bytes of a shard while no snapshot is written."""
         names = NAME_BYTES * (nodes + lists)
         return self._arrays(nodes, nodes * self.links_a_node, lists) + names
 
     def most(self, nodes: int, lists: int) -> int:
-        """Return the bytes of a shard whose arrays have all just doubled."""
-        return ROOM * self.least(nodes, lists)
+        """Return the bytes of a shard all of which has changed since its snapshot began."""
+        return TWICE * self.least(nodes, lists)
 
     def each(self) -> dict[str, int]:
         """Return the bytes that one more of each thing needs, its name with it."""

@@ -19,7 +19,7 @@ O(fewer of the two ends' links). Memory a node: 48 bytes, 40 a link, 4 R for own
 a list: 88 bytes + 8 a counter, and its key. `ttl` and `max_neighbours` bound them all.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -47,12 +47,12 @@ from pipeline.graph_state import (
 )
 from pipeline.names import Names
 from pipeline.operations import OPERATION, Operations
-from pipeline.room import with_room
+from pipeline.room import Room, more_room
 from pipeline.schema import Schema
 from pipeline.texts import Texts
 from pipeline.texts_kernel import Column
 
-_run = direct(run)  # `EventBatch` and `_as_ours` see to it that no array is of another type
+_run = direct(run)  # `EventBatch` and `Room` see to it that no array is of another type
 
 
 class Members(NamedTuple):
@@ -84,13 +84,14 @@ class Graph:
         self._rules = _rules(schema)
         relations, levels = len(schema.relations), len(schema.deviating)
         arrivals, labels = len(schema.arrival_half_lives), len(schema.label_half_lives)
-        self._state = State(
-            rows=np.zeros(0, ROW), lists=np.zeros(0, LIST), links=np.zeros(0, LINK),
-            owner=np.zeros((0, relations), np.int32), levels=np.zeros((0, levels), np.float32),
-            level_sums=np.zeros((0, levels)), arrivals=np.zeros((0, arrivals)), labelled=np.zeros((0, labels)),
-            spam=np.zeros((0, labels)), meta=np.zeros(1, META), free_rows=np.zeros(0, np.int32),
-            free_lists=np.zeros(0, np.int32), idle_rows=np.zeros(0, np.int32), idle_lists=np.zeros(0, np.int32),
-        )  # fmt: skip
+        self._rooms = {
+            "rows": Room(ROW), "lists": Room(LIST), "links": Room(LINK), "owner": Room(np.int32, relations),
+            "levels": Room(np.float32, levels), "level_sums": Room(np.float64, levels),
+            "arrivals": Room(np.float64, arrivals), "labelled": Room(np.float64, labels),
+            "spam": Room(np.float64, labels), "free_rows": Room(np.int32), "free_lists": Room(np.int32),
+            "idle_rows": Room(np.int32), "idle_lists": Room(np.int32),
+        }  # fmt: skip
+        self._state = State(meta=np.zeros(1, META), **{name: room.array for name, room in self._rooms.items()})
         self._state.meta["watermark"] = -np.inf
         for end in ("oldest", "newest", "free_link"):
             self._state.meta[end] = -1
@@ -225,14 +226,14 @@ class Graph:
     def restore(self, arrays: dict[str, npt.NDArray[np.generic]]) -> None:
         """Take up the state that `export` gave."""
         rows, lists, links = arrays["graph.capacity"].tolist()
-        room = dict.fromkeys((*ROW_ARRAYS, "free_rows", "idle_rows"), rows)
-        room |= dict.fromkeys((*LIST_ARRAYS, "free_lists", "idle_lists"), lists) | {"links": links, "meta": 1}
-        state = {
-            name: with_room(_as_ours(arrays[f"graph.{name}"], ours), room[name])
-            for name, ours in self._state._asdict().items()
+        wanted = dict.fromkeys((*ROW_ARRAYS, "free_rows", "idle_rows"), rows)
+        wanted |= dict.fromkeys((*LIST_ARRAYS, "free_lists", "idle_lists"), lists) | {"links": links}
+        self._rooms = {
+            name: Room.of(arrays[f"graph.{name}"], wanted[name], room.array.dtype) for name, room in self._rooms.items()
         }
-        state["lists"][len(arrays["graph.lists"]) :] = NEW_LIST
-        self._state = State(**state)
+        meta = Room.of(arrays["graph.meta"], 1, META).array
+        self._state = State(meta=meta, **{name: room.array for name, room in self._rooms.items()})
+        self._state.lists[len(arrays["graph.lists"]) :] = NEW_LIST
         self._ids = Names.restore(arrays, "graph.ids", rows)
         self._keys = Names.restore(arrays, "graph.keys", lists)
 
@@ -247,25 +248,23 @@ class Graph:
         if meta["free_lists"] < lists:
             self._grow_lists(lists)
         if len(self._state.links) < meta["links_used"] + lists:
-            more = max(lists, len(self._state.links), 1024)
-            self._state = self._state._replace(links=_longer(self._state.links, more))
+            self._grow(("links",), more_room(len(self._state.links), lists))
         self._ids.reserve(self.row_capacity, n + edges, size_of(batch.id) + size_of(batch.edge_other))
         self._keys.reserve(self.list_capacity, n * groups, size_of(batch.keys))
 
     def _grow_rows(self, wanted: int) -> None:
         old = self.row_capacity
-        more = max(wanted, old, 1024)
-        arrays = (*ROW_ARRAYS, "free_rows", "idle_rows")
-        self._state = self._state._replace(**{name: _longer(getattr(self._state, name), more) for name in arrays})
-        _push_new(self._state.free_rows, self._state.meta, "free_rows", old, more)
+        self._grow((*ROW_ARRAYS, "free_rows", "idle_rows"), more_room(old, wanted))
+        _push_new(self._state.free_rows, self._state.meta, "free_rows", old, self.row_capacity - old)
 
     def _grow_lists(self, wanted: int) -> None:
         old = self.list_capacity
-        more = max(wanted, old, 1024)
-        arrays = (*LIST_ARRAYS, "free_lists", "idle_lists")
-        self._state = self._state._replace(**{name: _longer(getattr(self._state, name), more) for name in arrays})
+        self._grow((*LIST_ARRAYS, "free_lists", "idle_lists"), more_room(old, wanted))
         self._state.lists[old:] = NEW_LIST
-        _push_new(self._state.free_lists, self._state.meta, "free_lists", old, more)
+        _push_new(self._state.free_lists, self._state.meta, "free_lists", old, self.list_capacity - old)
+
+    def _grow(self, arrays: Iterable[str], capacity: int) -> None:
+        self._state = self._state._replace(**{name: self._rooms[name].reserve(capacity).array for name in arrays})
 
 
 def capacities(arrays: Mapping[str, npt.NDArray[np.generic]]) -> tuple[int, int]:
@@ -290,17 +289,6 @@ def _starts(event: npt.NDArray[np.int32], events: int) -> npt.NDArray[np.int64]:
     if not len(event):
         return np.zeros(events + 1, np.int64)
     return np.searchsorted(event, np.arange(events + 1)).astype(np.int64)
-
-
-def _as_ours(array: npt.NDArray[np.generic], ours: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-    """Return `array` with the very type of `ours`: one from a file equals it, but numba would compile anew for it."""
-    if array.dtype != ours.dtype:
-        raise ValueError(f"an array of {array.dtype}, expected {ours.dtype}")
-    return array.view(ours.dtype)
-
-
-def _longer(array: npt.NDArray[np.generic], more: int) -> npt.NDArray[np.generic]:
-    return with_room(array, len(array) + more)
 
 
 def _rules(schema: Schema) -> Rules:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from pipeline.compiled import compiled
 from pipeline.operations import ADD, READ, Operations
+from pipeline.room import Room
 
 Floats = npt.NDArray[np.float32]
 
@@ -25,7 +26,15 @@ class Lists:
     """The running sums of one width; obeys operation logs."""
 
     def __init__(self, width: int) -> None:
-        self.sums = np.zeros((0, width), np.float64)
+        self._room = Room(np.float64, width)
+
+    @property
+    def sums(self) -> npt.NDArray[np.float64]:
+        return self._room.array
+
+    def restore(self, sums: npt.NDArray[np.float64], capacity: int) -> None:
+        """Take up the sums that a snapshot holds."""
+        self._room = Room.of(sums, capacity, np.float64)
 
     def obey(self, operations: Operations, entries: Floats, store: Floats) -> Floats:
         """Carry out `operations` in order and return the means that were read, 0 for an empty list.  # (B, R, W)
@@ -33,17 +42,13 @@ class Lists:
         entries  (B, W) values of this micro-batch's nodes
         store    (N, W) values of the rows as they were before it
         """
-        self._reserve(operations.list_capacity)
-        width = self.sums.shape[1]
+        sums = self._room.reserve(operations.list_capacity).array
+        width = sums.shape[1]
         if entries.shape != (operations.entries, width):
             raise ValueError(f"values of shape {entries.shape} for {operations.entries} entries of {width} channels")
         means = np.zeros((operations.entries * operations.relations, width), np.float32)
-        _obey(operations.log, self.sums, entries, store, means)
+        _obey(operations.log, sums, entries, store, means)
         return means.reshape(operations.entries, operations.relations, width)
-
-    def _reserve(self, capacity: int) -> None:
-        if capacity > len(self.sums):
-            self.sums.resize((capacity, self.sums.shape[1]), refcheck=False)  # in place: no second copy in memory
 
 
 @compiled

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.names_kernel import ENTRY, META, SLOT, Table, fill_slots, is_full, look_up
-from pipeline.room import with_room
+from pipeline.room import Room, more_room
 from pipeline.texts import Texts
 from pipeline.texts_kernel import gather
 
@@ -33,7 +33,8 @@ class Names:
         """`key` is the hash's; drawn by lot unless given."""
         meta = np.zeros(1, META)
         meta["key"] = secrets.randbits(64) if key is None else key
-        self.table = Table(_free_slots(0), np.zeros(0, ENTRY), np.zeros(0, np.uint8), meta)
+        self._entries, self._text = Room(ENTRY), Room(np.uint8)
+        self.table = Table(_free_slots(0), self._entries.array, self._text.array, meta)
 
     def __len__(self) -> int:
         return int(self.table.meta["count"][0])
@@ -43,14 +44,30 @@ class Names:
         table, meta = self.table, self.table.meta[0]
         if len(table.entries) < indices:
             known = len(table.entries)
-            table = table._replace(entries=with_room(table.entries, indices))
+            table = table._replace(entries=self._entries.reserve(indices).array)
             table.entries["length"][known:] = -1
         if is_full(len(self) + names, len(table.slots)):
             table = table._replace(slots=_free_slots(len(self) + names))
             fill_slots(table)
         if int(meta["used"]) + size > len(table.text):
-            table = _with_text(table, size)
+            self._make_room_for_text(size)
+            table = table._replace(text=self._text.array)
         self.table = table
+
+    def _make_room_for_text(self, more: int) -> None:
+        """Make room for so many bytes more of text, and close its holes."""
+        table = self.table
+        used, lost = int(table.meta["used"][0]), int(table.meta["lost"][0])
+        if not lost:
+            self._text.reserve(more_room(used, more))
+            return
+        text = Room(np.uint8).reserve(more_room(used - lost, more))
+        known = table.entries["length"] >= 0
+        start, length = table.entries["start"][known], table.entries["length"][known]
+        gather(table.text, start, length, text.array)
+        table.entries["start"][known] = np.cumsum(length, dtype=np.int64) - length
+        table.meta["used"], table.meta["lost"] = used - lost, 0
+        self._text = text
 
     def index_of(self, name: str, space: int = 0) -> int:
         """Return the name's index, -1 if it has none."""
@@ -81,10 +98,11 @@ class Names:
     def restore(arrays: dict[str, npt.NDArray[np.generic]], prefix: str, indices: int) -> "Names":
         """Take up the names that `export` gave, with room for so many indices."""
         names = Names()
-        entries = with_room(np.asarray(arrays[f"{prefix}.entries"]).view(ENTRY), indices)
-        entries["length"][len(arrays[f"{prefix}.entries"]) :] = -1
+        known, said = arrays[f"{prefix}.entries"], arrays[f"{prefix}.text"]
+        names._entries, names._text = Room.of(known, indices, ENTRY), Room.of(said, len(said), np.uint8)
+        entries, text = names._entries.array, names._text.array
+        entries["length"][len(known) :] = -1
         length = entries["length"]
-        text = np.array(arrays[f"{prefix}.text"], np.uint8)
         meta = names.table.meta
         meta["count"], meta["used"] = np.count_nonzero(length >= 0), len(text)
         meta["lost"] = len(text) - int(np.maximum(length, 0).sum())
@@ -101,15 +119,3 @@ def _free_slots(names: int) -> npt.NDArray[np.void]:
     slots = np.zeros(count, SLOT)
     slots["index"] = -1
     return slots
-
-
-def _with_text(table: Table, more: int) -> Table:
-    """Return the table with room for so many bytes more of text, its holes closed."""
-    kept = int(table.meta["used"][0] - table.meta["lost"][0])
-    text = np.empty(kept + max(more, kept, 1024), np.uint8)
-    known = table.entries["length"] >= 0
-    start, length = table.entries["start"][known], table.entries["length"][known]
-    gather(table.text, start, length, text)
-    table.entries["start"][known] = np.cumsum(length, dtype=np.int64) - length
-    table.meta["used"], table.meta["lost"] = kept, 0
-    return table._replace(text=text)

@@ -9,8 +9,8 @@ The result equals one event at a time: layer 1 never reads hidden features, so n
 """
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,6 @@ from pipeline.graph import Applied, Graph, capacities
 from pipeline.lists import Lists
 from pipeline.model import Model
 from pipeline.operations import Operations
-from pipeline.room import with_room
 from pipeline.transform import Transform, side_by_side
 
 Floats = npt.NDArray[np.float32]
@@ -84,17 +83,15 @@ class Scorer:
         arrays |= {"hidden.rows": self.hidden.rows[:rows], "hidden.sums": self.hidden_lists.sums[:lists]}
         return arrays
 
-    def restore(self, arrays: dict[str, npt.NDArray[np.generic]]) -> None:
+    def restore(self, arrays: dict[str, npt.NDArray[Any]]) -> None:
         """Take up the state that `export` gave; the arrays of `arrays` are this shard's from now on, or gone."""
         rows, lists = capacities(arrays)
-        with ThreadPoolExecutor(1) as beside:  # values are copied while the names are entered in their table
-            inputs = beside.submit(with_room, np.asarray(arrays.pop("inputs.rows"), np.float32), rows)
-            input_sums = beside.submit(with_room, np.asarray(arrays.pop("inputs.sums"), np.float64), lists)
-            hidden = beside.submit(with_room, np.asarray(arrays.pop("hidden.rows"), np.float32), rows)
-            hidden_sums = beside.submit(with_room, np.asarray(arrays.pop("hidden.sums"), np.float64), lists)
-            self.graph.restore(arrays)
-        self.inputs.rows, self.input_lists.sums = inputs.result(), input_sums.result()
-        self.hidden.rows, self.hidden_lists.sums = hidden.result(), hidden_sums.result()
+        for prefix, cache, running in (
+            ("inputs", self.inputs, self.input_lists), ("hidden", self.hidden, self.hidden_lists)
+        ):  # fmt: skip
+            cache.restore(arrays.pop(f"{prefix}.rows"), rows)
+            running.restore(arrays.pop(f"{prefix}.sums"), lists)
+        self.graph.restore(arrays)
 
     def memory_bytes(self) -> dict[str, int]:
         """Bytes by part, as allocated."""
