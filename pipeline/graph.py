@@ -9,14 +9,14 @@
 Invariants, each tested against a slow twin after every kind of event:
   - a group relation's list holds all present rows with its key, and they all own it;
     an edge relation's list is owned by one row and holds its neighbours
-  - a link has entered (its row counts in the list's sums and counters) just if its row is live;
+  - a link has entered (its row counts in the list's sums and counters) just while its row is live;
     a placeholder, named by an edge or a label before its own event, stands in lists but counts for nothing
   - a list without links is forgotten, counters and all; rows and lists free at the end of a batch are used again
   - "now" is the watermark, the largest event time so far: it never runs backwards, so no counter does
 
 Costs: a node event O(R), a removal O(R) and now and then O(members) where a half-life must be summed anew, an edge
-O(fewer of the two ends' links). Memory a node: 48 bytes, 40 a link, 4 R for owner, 4 a deviating channel, and its id;
-a list: 88 bytes + 8 a counter, and its key. `ttl` and `max_neighbours` bound them all.
+O(fewer of the two ends' links). Memory a node: 48 bytes, 24 a link (32 where there are edges), 4 R for owner, 4 a
+deviating channel, and its id; a list: 88 bytes + 8 a counter, and its key. `ttl` and `max_neighbours` bound them all.
 """
 
 from collections.abc import Iterable, Mapping
@@ -33,6 +33,7 @@ from pipeline.graph_names import size_of
 from pipeline.graph_state import (
     COUNTS,
     LINK,
+    LINK_ARRAYS,
     LIST,
     LIST_ARRAYS,
     LIVE,
@@ -85,8 +86,9 @@ class Graph:
         relations, levels = len(schema.relations), len(schema.deviating)
         arrivals, labels = len(schema.arrival_half_lives), len(schema.label_half_lives)
         self._rooms = {
-            "rows": Room(ROW), "lists": Room(LIST), "links": Room(LINK), "owner": Room(np.int32, relations),
-            "levels": Room(np.float32, levels), "level_sums": Room(np.float64, levels),
+            "rows": Room(ROW), "lists": Room(LIST), "links": Room(LINK), "edge_ts": Room(np.float64),
+            "owner": Room(np.int32, relations), "levels": Room(np.float32, levels),
+            "level_sums": Room(np.float64, levels),
             "arrivals": Room(np.float64, arrivals), "labelled": Room(np.float64, labels),
             "spam": Room(np.float64, labels), "free_rows": Room(np.int32), "free_lists": Room(np.int32),
             "idle_rows": Room(np.int32), "idle_lists": Room(np.int32),
@@ -152,15 +154,16 @@ class Graph:
 
     def members_of(self, own: int) -> Members:
         """Return who stands in a list and counts; O(members), for people who ask, not for scoring."""
-        links, found = self._state.links, []
-        entered, before = links["entered"], links["prev"]
-        link = int(self._state.lists["last"][own])
+        state, found = self._state, []
+        link = int(state.lists["last"][own])
         while link >= 0:
-            if entered[link]:
-                found.append(link)
-            link = int(before[link])
-        rows = links["row"][found].astype(np.int64)
-        return Members(rows, links["ts"][found], self._state.rows["label"][rows])
+            found.append(link)
+            link = int(state.links["prev"][link])
+        rows = state.links["row"][found].astype(np.int64)
+        of_edge = self._rules.group_of[state.lists["relation"][own]] < 0
+        ts = state.edge_ts[found] if of_edge else state.rows["ts"][rows]
+        live = state.rows["state"][rows] == LIVE
+        return Members(rows[live], ts[live], state.rows["label"][rows][live])
 
     def ids_of(self, rows: npt.NDArray[np.int64]) -> list[str]:
         """Return the ids of present rows."""
@@ -194,13 +197,18 @@ class Graph:
     def list_capacity(self) -> int:
         return len(self._state.lists)
 
+    @property
+    def _has_edges(self) -> bool:
+        return bool((self._rules.group_of < 0).any())
+
     def memory_bytes(self) -> dict[str, int]:
         """Bytes by part, as allocated."""
         state = self._state
         rows = sum(getattr(state, name).nbytes for name in (*ROW_ARRAYS, "free_rows", "idle_rows"))
         lists = sum(getattr(state, name).nbytes for name in (*LIST_ARRAYS, "free_lists", "idle_lists"))
         names = self._ids.memory_bytes() + self._keys.memory_bytes()
-        return {"rows": rows, "links": state.links.nbytes, "lists": lists, "names": names}
+        edge_ts = state.edge_ts.nbytes if self._has_edges else 0
+        return {"rows": rows, "links": state.links.nbytes + edge_ts, "lists": lists, "names": names}
 
     # -- state on disk --
 
@@ -212,7 +220,8 @@ class Graph:
         state, meta = self._state, self._state.meta[0]
         used = dict.fromkeys(ROW_ARRAYS, self._ids.used()) | dict.fromkeys(LIST_ARRAYS, self._lists_used())
         used |= {"free_rows": int(meta["free_rows"]), "free_lists": int(meta["free_lists"])}
-        used |= {"links": int(meta["links_used"]), "idle_rows": 0, "idle_lists": 0}
+        links = int(meta["links_used"])
+        used |= {"links": links, "edge_ts": links * self._has_edges, "idle_rows": 0, "idle_lists": 0}
         arrays = {f"graph.{name}": array[: used.get(name)] for name, array in state._asdict().items()}
         arrays["graph.capacity"] = np.array([self.row_capacity, self.list_capacity, len(state.links)])
         return arrays | self._ids.export("graph.ids") | self._keys.export("graph.keys")
@@ -227,7 +236,8 @@ class Graph:
         """Take up the state that `export` gave."""
         rows, lists, links = arrays["graph.capacity"].tolist()
         wanted = dict.fromkeys((*ROW_ARRAYS, "free_rows", "idle_rows"), rows)
-        wanted |= dict.fromkeys((*LIST_ARRAYS, "free_lists", "idle_lists"), lists) | {"links": links}
+        wanted |= dict.fromkeys((*LIST_ARRAYS, "free_lists", "idle_lists"), lists)
+        wanted |= dict.fromkeys(LINK_ARRAYS, links)
         self._rooms = {
             name: Room.of(arrays[f"graph.{name}"], wanted[name], room.array.dtype) for name, room in self._rooms.items()
         }
@@ -248,7 +258,7 @@ class Graph:
         if meta["free_lists"] < lists:
             self._grow_lists(lists)
         if len(self._state.links) < meta["links_used"] + lists:
-            self._grow(("links",), more_room(len(self._state.links), lists))
+            self._grow(LINK_ARRAYS, more_room(len(self._state.links), lists))
         self._ids.reserve(self.row_capacity, n + edges, size_of(batch.id) + size_of(batch.edge_other))
         self._keys.reserve(self.list_capacity, n * groups, size_of(batch.keys))
 

@@ -202,21 +202,19 @@ def _ensure_present(g: State, row: int) -> None:
 
 @compiled
 def _join_groups(g: State, rules: Rules, batch: Batch, out: Result, e: int) -> None:
-    row, ts = batch.row[e], batch.ts[e]
+    row = batch.row[e]
     for r in range(g.owner.shape[1]):
         group = rules.group_of[r]
         if group < 0:
             continue
         old, new = g.owner[row, r], batch.group_lists[group, e]
+        if old == new:
+            continue
         if old >= 0:
-            link = find_link(g, old, row)
-            if old == new:
-                g.links[link].ts = ts
-                continue
-            remove_link(g, rules, out, link)
+            remove_link(g, rules, out, find_link(g, old, row))
         g.owner[row, r] = new
         if new >= 0:
-            add_link(g, new, row, ts)
+            add_link(g, new, row)
 
 
 @compiled
@@ -242,10 +240,9 @@ def _read(g: State, rules: Rules, batch: Batch, out: Result, e: int, row: int) -
 
 @compiled
 def _leave_all(g: State, rules: Rules, out: Result, row: int) -> None:
-    link = g.rows[row].links
+    link = g.rows[row].links if g.rows[row].state == LIVE else -1
     while link >= 0:
-        if g.links[link].entered:
-            leave(g, rules, out, link)
+        leave(g, rules, out, link)
         link = g.links[link].row_next
 
 
@@ -284,7 +281,8 @@ def _add_neighbour(g: State, rules: Rules, out: Result, relation: int, row: int,
         g.owner[row, relation] = own
     elif find_link(g, own, neighbour) >= 0:
         return False
-    link, most = add_link(g, own, neighbour, ts), rules.max_neighbours[relation]
+    link, most = add_link(g, own, neighbour), rules.max_neighbours[relation]
+    g.edge_ts[link] = ts
     if most > 0 and g.lists[own].links > most:  # the oldest goes after the newest came: a list never empties on the way
         remove_link(g, rules, out, g.lists[own].first)
     if g.rows[neighbour].state == LIVE:

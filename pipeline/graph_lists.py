@@ -1,13 +1,13 @@
 """Lists of the graph: links, members and counters of lists, and the operations that follow from them.
 
-A *link* says that a row stands in a list. When its row is live the link has *entered*: the row is a member, its values
+A *link* says that a row stands in a list. While its row is live the link has *entered*: the row is a member, its values
 are in the sums, it counts. Every change of a member is written to the operation log, with its weight.
 """
 
 import numpy as np
 
 from pipeline.compiled import compiled
-from pipeline.graph_state import FAR, NEVER, PRECISION, Batch, Result, Rules, State
+from pipeline.graph_state import FAR, LIVE, NEVER, PRECISION, Batch, Result, Rules, State
 from pipeline.operations import ADD, SCALE
 
 
@@ -28,7 +28,7 @@ def find_link(g: State, own: int, row: int) -> int:
 
 
 @compiled
-def add_link(g: State, own: int, row: int, ts: float) -> int:
+def add_link(g: State, own: int, row: int) -> int:
     """Put `row` last in list `own`; it counts for nothing until it enters."""
     meta = g.meta[0]
     link = meta.free_link
@@ -38,7 +38,7 @@ def add_link(g: State, own: int, row: int, ts: float) -> int:
         link = meta.links_used
         meta.links_used += 1
     it = g.links[link]
-    it.list, it.row, it.ts, it.entered = own, row, ts, 0
+    it.list, it.row = own, row
     it.next, it.prev = -1, g.lists[own].last
     if it.prev >= 0:
         g.links[it.prev].next = link
@@ -56,7 +56,7 @@ def add_link(g: State, own: int, row: int, ts: float) -> int:
 @compiled
 def remove_link(g: State, rules: Rules, out: Result, link: int) -> None:
     """Take a link out of its list and free it; a list without links is forgotten with its counters."""
-    if g.links[link].entered:
+    if has_entered(g, link):
         leave(g, rules, out, link)
     own = g.links[link].list
     _splice(g, link)
@@ -82,7 +82,7 @@ def _splice(g: State, link: int) -> None:
         g.rows[it.row].links = it.row_next
     if it.row_next >= 0:
         g.links[it.row_next].row_prev = it.row_prev
-    it.next = g.meta[0].free_link
+    it.row, it.next = -1, g.meta[0].free_link
     g.meta[0].free_link = link
 
 
@@ -127,18 +127,30 @@ def note_idle_row(g: State, row: int) -> None:
 
 
 @compiled
+def has_entered(g: State, link: int) -> bool:
+    return bool(g.rows[g.links[link].row].state == LIVE)
+
+
+@compiled
+def _age(g: State, rules: Rules, link: int) -> float:
+    """The event time that a half-life weighs: the edge's, or the node's."""
+    it = g.links[link]
+    return float(g.edge_ts[link] if rules.group_of[g.lists[it.list].relation] < 0 else g.rows[it.row].ts)
+
+
+@compiled
 def enter(g: State, rules: Rules, out: Result, link: int, arrives: bool) -> None:
     own, row = g.links[link].list, g.links[link].row
     it = g.lists[own]
     weight = 1.0
     half_life = rules.half_lives[it.relation]
     if half_life < np.inf:
+        ts = _age(g, rules, link)
         if it.count == 0:
-            it.landmark = g.links[link].ts
-        elif (g.links[link].ts - it.landmark) / half_life > FAR:
-            _move_landmark(g, out, own, g.links[link].ts, half_life)
-        weight = np.exp2((g.links[link].ts - it.landmark) / half_life)
-    g.links[link].entered = 1
+            it.landmark = ts
+        elif (ts - it.landmark) / half_life > FAR:
+            _move_landmark(g, out, own, ts, half_life)
+        weight = np.exp2((ts - it.landmark) / half_life)
     it.count += 1
     _weigh(g, out, own, row, weight)
     it.peak = max(it.peak, it.weight)
@@ -151,7 +163,6 @@ def enter(g: State, rules: Rules, out: Result, link: int, arrives: bool) -> None
 def leave(g: State, rules: Rules, out: Result, link: int) -> None:
     own, row = g.links[link].list, g.links[link].row
     it = g.lists[own]
-    g.links[link].entered = 0
     it.count -= 1
     _count_member_label(g, rules, own, row, -1.0)
     if it.count == 0:
@@ -159,14 +170,14 @@ def leave(g: State, rules: Rules, out: Result, link: int) -> None:
         return
     _weigh(g, out, own, row, -_weight(g, rules, link))
     if it.weight < PRECISION * it.peak:
-        _sum_anew(g, rules, out, own)
+        _sum_anew(g, rules, out, own, link)
 
 
 @compiled
 def _weight(g: State, rules: Rules, link: int) -> float:
     it = g.lists[g.links[link].list]
     half_life = rules.half_lives[it.relation]
-    return np.exp2((g.links[link].ts - it.landmark) / half_life) if half_life < np.inf else 1.0
+    return np.exp2((_age(g, rules, link) - it.landmark) / half_life) if half_life < np.inf else 1.0
 
 
 @compiled
@@ -205,20 +216,20 @@ def _move_landmark(g: State, out: Result, own: int, ts: float, half_life: float)
 
 
 @compiled
-def _sum_anew(g: State, rules: Rules, out: Result, own: int) -> None:
+def _sum_anew(g: State, rules: Rules, out: Result, own: int, leaving: int) -> None:
     """The heaviest members have left and took the sums' digits along: add up those that stay."""
     it = g.lists[own]
     newest, link = -np.inf, it.first
     while link >= 0:
-        if g.links[link].entered:
-            newest = max(newest, g.links[link].ts)
+        if link != leaving and has_entered(g, link):
+            newest = max(newest, _age(g, rules, link))
         link = g.links[link].next
     it.landmark, it.weight = newest, 0.0
     g.level_sums[own] = 0.0
     push(g, out, SCALE, own, 0, 0.0)
     link = it.first
     while link >= 0:
-        if g.links[link].entered:
+        if link != leaving and has_entered(g, link):
             _weigh(g, out, own, g.links[link].row, _weight(g, rules, link))
         link = g.links[link].next
     it.peak = it.weight
@@ -243,10 +254,9 @@ def _count_arrival(g: State, rules: Rules, own: int) -> None:
 
 @compiled
 def count_label(g: State, rules: Rules, row: int, sign: float) -> None:
-    link = g.rows[row].links
+    link = g.rows[row].links if g.rows[row].state == LIVE else -1
     while link >= 0:
-        if g.links[link].entered:
-            _count_member_label(g, rules, g.links[link].list, row, sign)
+        _count_member_label(g, rules, g.links[link].list, row, sign)
         link = g.links[link].row_next
 
 

@@ -28,6 +28,7 @@ class State(NamedTuple):
     rows: Array
     lists: Array
     links: Array
+    edge_ts: Array  # (K,) of the edge that made the link; a group's has the time of its row
     owner: Array  # (N, R) the list that a row reads
     levels: Array  # (N, D) the row's deviating own channels
     level_sums: Array  # (L, D) weighted, over the members
@@ -41,7 +42,8 @@ class State(NamedTuple):
     idle_lists: Array
 
 
-ROW_ARRAYS = ("rows", "owner", "levels")  # these tell of rows, those of lists
+ROW_ARRAYS = ("rows", "owner", "levels")  # these tell of rows, those of links and of lists
+LINK_ARRAYS = ("links", "edge_ts")
 LIST_ARRAYS = ("lists", "level_sums", "arrivals", "labelled", "spam")
 
 
@@ -129,14 +131,12 @@ LIST = np.dtype(
 NEW_LIST = np.array((0, 0, 0, -np.inf, -np.inf, 0, -1, -1, -1, 0, 0, 0, 0, 0), LIST)
 LINK = np.dtype(
     [
-        ("ts", "f8"),  # the age that a half-life weighs: the node's, or the edge's
         ("list", "i4"),
-        ("row", "i4"),
+        ("row", "i4"),  # -1: the link is free
         ("prev", "i4"),  # in the list
         ("next", "i4"),
         ("row_prev", "i4"),  # among the row's links
         ("row_next", "i4"),
-        ("entered", "i1"),
     ],
     align=True,
 )

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from pipeline.bench.models import some_model, synthetic_schema
 from pipeline.cache import Cache
 from pipeline.decoder import Decoder
+from pipeline.graph_state import LIVE
 from pipeline.lists import Lists
 from pipeline.log import JSON, Record
 from pipeline.memory_limit import resident_bytes
@@ -60,9 +61,10 @@ def largest_drift(scorer: Scorer) -> float:
     arrays: dict[str, Any] = scorer.export()
     links, lists = arrays["graph.links"], arrays["graph.lists"]
     entered = links[: int(arrays["graph.meta"]["links_used"][0])]
-    entered = entered[entered["entered"] == 1]
+    entered = entered[(entered["row"] >= 0) & (arrays["graph.rows"]["state"][entered["row"]] == LIVE)]
     half_life = np.array(scorer.model.schema.half_lives)[lists["relation"][entered["list"]]]
-    weight = np.exp2((entered["ts"] - lists["landmark"][entered["list"]]) / half_life)
+    ts = arrays["graph.rows"]["ts"][entered["row"]]  # the stream has no edges
+    weight = np.exp2((ts - lists["landmark"][entered["list"]]) / half_life)
     total = np.bincount(entered["list"], weight, len(lists))
     filled = lists["count"] > 0
     pairs: list[tuple[Cache, Lists]] = [(scorer.inputs, scorer.input_lists), (scorer.hidden, scorer.hidden_lists)]
