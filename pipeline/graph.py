@@ -16,7 +16,7 @@ Invariants, each tested against a slow twin after every kind of event:
 
 Costs: a node event O(R), a removal O(R) and now and then O(members) where a half-life must be summed anew, an edge
 O(fewer of the two ends' links). Memory a node: 48 bytes, 24 a link (32 where there are edges), 4 R for owner, 4 a
-deviating channel, and its id; a list: 88 bytes + 8 a counter, and its key. `ttl` and `max_neighbours` bound them all.
+deviating channel, and its id; a list: 72 bytes + 8 a counter, and its key. `ttl` and `max_neighbours` bound them all.
 """
 
 from collections.abc import Iterable, Mapping
@@ -38,7 +38,6 @@ from pipeline.graph_state import (
     LIST_ARRAYS,
     LIVE,
     META,
-    NEW_LIST,
     ROW,
     ROW_ARRAYS,
     Batch,
@@ -183,7 +182,8 @@ class Graph:
 
     @property
     def list_count(self) -> int:
-        return len(self._state.lists) - int(self._state.meta["free_lists"][0])
+        meta = self._state.meta[0]
+        return int(meta["lists_used"] - meta["free_lists"])
 
     @property
     def expired_count(self) -> int:
@@ -218,19 +218,13 @@ class Graph:
         Of each array what was ever in use; `graph.capacity` tells for how many rows and lists there is room.
         """
         state, meta = self._state, self._state.meta[0]
-        used = dict.fromkeys(ROW_ARRAYS, self._ids.used()) | dict.fromkeys(LIST_ARRAYS, self._lists_used())
+        used = dict.fromkeys(ROW_ARRAYS, int(meta["rows_used"])) | dict.fromkeys(LIST_ARRAYS, int(meta["lists_used"]))
         used |= {"free_rows": int(meta["free_rows"]), "free_lists": int(meta["free_lists"])}
         links = int(meta["links_used"])
         used |= {"links": links, "edge_ts": links * self._has_edges, "idle_rows": 0, "idle_lists": 0}
         arrays = {f"graph.{name}": array[: used.get(name)] for name, array in state._asdict().items()}
         arrays["graph.capacity"] = np.array([self.row_capacity, self.list_capacity, len(state.links)])
         return arrays | self._ids.export("graph.ids") | self._keys.export("graph.keys")
-
-    def _lists_used(self) -> int:
-        """Return after which list all are free."""
-        used = np.ones(self.list_capacity, np.bool_)
-        used[self._state.free_lists[: int(self._state.meta["free_lists"][0])]] = False
-        return int(np.flatnonzero(used).max(initial=-1)) + 1
 
     def restore(self, arrays: dict[str, npt.NDArray[np.generic]]) -> None:
         """Take up the state that `export` gave."""
@@ -243,7 +237,6 @@ class Graph:
         }
         meta = Room.of(arrays["graph.meta"], 1, META).array
         self._state = State(meta=meta, **{name: room.array for name, room in self._rooms.items()})
-        self._state.lists[len(arrays["graph.lists"]) :] = NEW_LIST
         self._ids = Names.restore(arrays, "graph.ids", rows)
         self._keys = Names.restore(arrays, "graph.keys", lists)
 
@@ -253,25 +246,14 @@ class Graph:
         """Make room for all that `batch` could add at most."""
         n, edges, groups = len(batch.kind), len(batch.edge_row), len(batch.group_lists)
         meta, lists = self._state.meta[0], n * groups + 2 * edges
-        if meta["free_rows"] < n + edges:
-            self._grow_rows(n + edges)
-        if meta["free_lists"] < lists:
-            self._grow_lists(lists)
+        if meta["free_rows"] + self.row_capacity - meta["rows_used"] < n + edges:
+            self._grow((*ROW_ARRAYS, "free_rows", "idle_rows"), more_room(self.row_capacity, n + edges))
+        if meta["free_lists"] + self.list_capacity - meta["lists_used"] < lists:
+            self._grow((*LIST_ARRAYS, "free_lists", "idle_lists"), more_room(self.list_capacity, lists))
         if len(self._state.links) < meta["links_used"] + lists:
             self._grow(LINK_ARRAYS, more_room(len(self._state.links), lists))
         self._ids.reserve(self.row_capacity, n + edges, size_of(batch.id) + size_of(batch.edge_other))
         self._keys.reserve(self.list_capacity, n * groups, size_of(batch.keys))
-
-    def _grow_rows(self, wanted: int) -> None:
-        old = self.row_capacity
-        self._grow((*ROW_ARRAYS, "free_rows", "idle_rows"), more_room(old, wanted))
-        _push_new(self._state.free_rows, self._state.meta, "free_rows", old, self.row_capacity - old)
-
-    def _grow_lists(self, wanted: int) -> None:
-        old = self.list_capacity
-        self._grow((*LIST_ARRAYS, "free_lists", "idle_lists"), more_room(old, wanted))
-        self._state.lists[old:] = NEW_LIST
-        _push_new(self._state.free_lists, self._state.meta, "free_lists", old, self.list_capacity - old)
 
     def _grow(self, arrays: Iterable[str], capacity: int) -> None:
         self._state = self._state._replace(**{name: self._rooms[name].reserve(capacity).array for name in arrays})
@@ -285,13 +267,6 @@ def capacities(arrays: Mapping[str, npt.NDArray[np.generic]]) -> tuple[int, int]
 
 def _column(texts: Texts) -> Column:
     return Column(texts.data, texts.start, texts.length)
-
-
-def _push_new(stack: npt.NDArray[np.int32], meta: npt.NDArray[np.void], height: str, first: int, count: int) -> None:
-    """Push new indices on a stack of free ones, so that the smallest is used first."""
-    free = int(meta[height][0])
-    stack[free : free + count] = np.arange(first + count - 1, first - 1, -1)
-    meta[height] += count
 
 
 def _starts(event: npt.NDArray[np.int32], events: int) -> npt.NDArray[np.int64]:

@@ -19,6 +19,7 @@ from pipeline.graph_lists import (
     push,
     remove_link,
     row_cost,
+    take_list,
     worst_case,
 )
 from pipeline.graph_names import free_idle, has_room, number
@@ -274,8 +275,7 @@ def _connect(g: State, rules: Rules, out: Result, relation: int, src: int, dst: 
 def _add_neighbour(g: State, rules: Rules, out: Result, relation: int, row: int, neighbour: int, ts: float) -> bool:
     own = g.owner[row, relation]
     if own < 0:
-        g.meta[0].free_lists -= 1
-        own = g.free_lists[g.meta[0].free_lists]
+        own = take_list(g)
         g.lists[own].relation = relation
         g.lists[own].owner = row
         g.owner[row, relation] = own

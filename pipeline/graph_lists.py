@@ -24,6 +24,21 @@ def find_link(g: State, own: int, row: int) -> int:
     return -1
 
 
+@compiled
+def take_list(g: State) -> int:
+    """Return a list without links: one that was forgotten, or the first that was never in use."""
+    meta = g.meta[0]
+    if meta.free_lists > 0:
+        meta.free_lists -= 1
+        return int(g.free_lists[meta.free_lists])
+    own = meta.lists_used
+    meta.lists_used += 1
+    it = g.lists[own]
+    it.counted_at, it.labelled_at = -np.inf, -np.inf
+    it.owner, it.first, it.last = -1, -1, -1
+    return int(own)
+
+
 # ---- links: who stands in which list ----
 
 

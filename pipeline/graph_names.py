@@ -5,7 +5,7 @@ a label for an unknown id named, go back with their names at the end of the batc
 """
 
 from pipeline.compiled import compiled
-from pipeline.graph_lists import note_idle_list, note_idle_row
+from pipeline.graph_lists import note_idle_list, note_idle_row, take_list
 from pipeline.graph_state import ABSENT, Batch, Rules, State
 from pipeline.names_kernel import Table, find, hash_of, is_full, put, release
 from pipeline.texts_kernel import Column, Data
@@ -18,8 +18,8 @@ def has_room(g: State, ids: Table, keys: Table, batch: Batch) -> bool:
     events, edges, groups = len(batch.kind), len(batch.edge_row), len(batch.group_lists)
     lists = events * groups + 2 * edges
     return bool(
-        meta.free_rows >= events + edges
-        and meta.free_lists >= lists
+        meta.free_rows + len(g.rows) - meta.rows_used >= events + edges
+        and meta.free_lists + len(g.lists) - meta.lists_used >= lists
         and len(g.links) >= meta.links_used + lists
         and _fits(ids, events + edges, size_of(batch.id) + size_of(batch.edge_other))
         and _fits(keys, events * groups, size_of(batch.keys))
@@ -63,8 +63,7 @@ def _row_of(g: State, ids: Table, data: Data, start: int, length: int) -> int:
     slot = find(ids, data, start, length, 0, tag)
     if slot >= 0:
         return int(ids.slots[slot].index)
-    g.meta[0].free_rows -= 1
-    row = g.free_rows[g.meta[0].free_rows]
+    row = _take_row(g)
     put(ids, ~slot, row, data, start, length, 0, tag)
     it = g.rows[row]
     it.ts, it.label_ts, it.links, it.older, it.newer, it.fresh = 0.0, 0.0, -1, -1, -1, -1
@@ -76,6 +75,16 @@ def _row_of(g: State, ids: Table, data: Data, start: int, length: int) -> int:
 
 
 @compiled
+def _take_row(g: State) -> int:
+    meta = g.meta[0]
+    if meta.free_rows > 0:
+        meta.free_rows -= 1
+        return int(g.free_rows[meta.free_rows])
+    meta.rows_used += 1
+    return int(meta.rows_used - 1)
+
+
+@compiled
 def _list_of(g: State, keys: Table, data: Data, start: int, length: int, relation: int) -> int:
     if length < 0:
         return -1
@@ -83,8 +92,7 @@ def _list_of(g: State, keys: Table, data: Data, start: int, length: int, relatio
     slot = find(keys, data, start, length, relation, tag)
     if slot >= 0:
         return int(keys.slots[slot].index)
-    g.meta[0].free_lists -= 1
-    own = g.free_lists[g.meta[0].free_lists]
+    own = take_list(g)
     put(keys, ~slot, own, data, start, length, relation, tag)
     g.lists[own].relation = relation
     note_idle_list(g, own)

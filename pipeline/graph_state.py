@@ -36,7 +36,7 @@ class State(NamedTuple):
     labelled: Array  # (L, H) decayed counts of labelled members as of `labelled_at`
     spam: Array  # (L, H) ... of the spam among them
     meta: Array  # (1,) META
-    free_rows: Array  # stack; its height is meta.free_rows
+    free_rows: Array  # stack of those that were in use; its height is meta.free_rows
     free_lists: Array  # likewise
     idle_rows: Array  # rows that may be free at the end of the batch; then, those that are
     idle_lists: Array
@@ -112,10 +112,10 @@ ROW = np.dtype(
 LIST = np.dtype(
     [
         ("weight", "f8"),  # sum of the members' weights
-        ("peak", "f8"),  # the largest it was since it was last summed anew
         ("landmark", "f8"),  # event time at which a weight is 1 (half-life)
         ("counted_at", "f8"),  # watermark of the last arrival, the time of `arrivals`; -inf: none yet
         ("labelled_at", "f8"),  # the time of `labelled` and `spam`
+        ("peak", "f4"),  # the largest weight since it was last summed anew
         ("relation", "i4"),
         ("owner", "i4"),  # row of an edge relation's list, -1 for a group's
         ("first", "i4"),  # oldest and newest link
@@ -128,7 +128,6 @@ LIST = np.dtype(
     ],
     align=True,
 )
-NEW_LIST = np.array((0, 0, 0, -np.inf, -np.inf, 0, -1, -1, -1, 0, 0, 0, 0, 0), LIST)
 LINK = np.dtype(
     [
         ("list", "i4"),
@@ -148,6 +147,8 @@ META = np.dtype(
         ("newest", "i4"),
         ("present", "i4"),  # its length
         ("free_link", "i4"),  # head of the chain of free links
+        ("rows_used", "i4"),  # so many were ever in use; those behind are zeros
+        ("lists_used", "i4"),
         ("links_used", "i4"),
         ("free_rows", "i4"),
         ("free_lists", "i4"),
