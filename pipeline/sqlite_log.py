@@ -23,13 +23,14 @@ import msgspec
 
 from pipeline.errors import LogError
 from pipeline.log import Headers, Log, Message, Move, Progress, Read, Record, check_moves
+from pipeline.sqlite_checkpoint import LAST_RESORT_PAGES, Checkpoints
 
 TOPIC_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 APPLICATION_ID = 0x67734C47  # "gsLG" in the file's header: this SQLite file is a log
 FORMAT = 2  # user_version in the header; raise it when the tables change
 MAX_READ_BYTES = 64 << 20  # one read_batch stops here, so that a flood of huge messages cannot exhaust the memory
-CHECKPOINT_PAGES = 4000  # 16 MB: a commit that copies them into the file waits for the disk; this keeps it out of p99
 FETCHED = 32  # rows at a time
+ROW_BYTES = 60  # of a row besides its value, about
 SHORTEST_POLL_SECONDS, LONGEST_POLL_SECONDS = 0.0002, 0.005
 
 # SQLite's result code -> what happened and what to do about it
@@ -63,6 +64,7 @@ class SqliteLog(Log):
         self._clock = clock
         self._busy_seconds = busy_seconds
         self._tables: set[str] = set()  # topics whose table is known to exist
+        self._checkpoints = Checkpoints(lambda: self._connect(create=False))
         self._check_path(create)
         with self._one_line_errors():
             self._db = self._connect(create)
@@ -125,6 +127,7 @@ class SqliteLog(Log):
 
     def close(self) -> None:
         """Copy the write-ahead log into the file and close it."""
+        self._checkpoints.close()
         # Whatever fails here loses nothing: the write-ahead log keeps it and the next to open the file goes on with it.
         with contextlib.suppress(sqlite3.Error):
             self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
@@ -149,7 +152,7 @@ class SqliteLog(Log):
             self._found()
         self._execute("PRAGMA journal_mode = WAL")  # readers go on while one writes; the file remembers it
         self._execute("PRAGMA synchronous = NORMAL")
-        self._execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+        self._execute(f"PRAGMA wal_autocheckpoint = {LAST_RESORT_PAGES}")
 
     def _header(self) -> tuple[int, int]:
         (application_id,) = self._execute("PRAGMA application_id").fetchone()
@@ -237,6 +240,7 @@ class SqliteLog(Log):
             for position, (value, key, content_type, headers) in enumerate(messages, end)
         ]
         self._db.executemany(f'INSERT INTO "topic_{topic}" VALUES (?, ?, ?, ?, ?, ?)', rows)
+        self._checkpoints.wrote(sum(map(len, (message.value for message in messages))) + ROW_BYTES * len(rows))
         return end + len(rows)
 
     def _read(self, topic: str, position: int, max_records: int) -> list[Record]:

@@ -5,8 +5,9 @@ either (distillation: Hinton et al., arXiv 1503.02531). The teacher are trees on
 its neighbours. Each training sample is judged by trees that were fitted on the other folds; so nothing is learnt by
 heart, and no event after the training part is read. What is served stays one small network.
 
-Of many labels a network learns more than from such trees: validation prefers a teacher on Chicago, with 40,000 labels,
-and none on New York, with 215,000 (docs/results.md, "What was tried").
+Of many labels a network learns more than from such trees: validation has none on New York, with 215,000 labels, and
+has preferred one, or been undecided, on Chicago, with 40,000 (docs/results.md, "What was tried"). Where labels are very
+few it cannot tell, being of the same few nodes; a teacher is the safer choice then.
 
 n samples, K channels.
 """

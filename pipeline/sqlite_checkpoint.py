@@ -1,0 +1,67 @@
+"""Copying SQLite's write-ahead log into its file beside the commits, not in one of them.
+
+SQLite does it in the commit that fills the log, which waits for the disk then: 50 ms for 16 MB. Here a thread does it.
+
+    copy      every PAGES pages; commits go on, and what they add meanwhile is copied again while that is much
+    restart   commits begin at the log's start again; only while none is under way, so it waits until little is left to
+              copy, and is done once in RESTART_PAGES pages
+
+Many processes may write one file, each with a thread of its own; one at a time copies. A failure loses nothing: what is
+not copied stays in the log, the next attempt goes on, and from LAST_RESORT_PAGES on a commit does it after all.
+"""
+
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Callable
+
+PAGE_BYTES = 4096
+PAGES = 4_000  # 16 MB
+RESTART_PAGES = 4 * PAGES
+LAST_RESORT_PAGES = 4 * RESTART_PAGES
+FEW_PAGES = 500  # that a restart may copy while commits wait
+ROUNDS = 3  # of copying what came meanwhile
+
+
+class Checkpoints:
+    """The thread of one connection's file; it is started when there is something to copy for the first time."""
+
+    def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
+        self._connect = connect
+        self._due, self._ended = threading.Event(), False
+        self._thread: threading.Thread | None = None
+        self._bytes = 0  # written since the thread was woken
+
+    def wrote(self, size: int) -> None:
+        """Tell that so many bytes were committed."""
+        self._bytes += size
+        if self._bytes < PAGES * PAGE_BYTES:
+            return
+        self._bytes = 0
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="checkpoints", daemon=True)
+            self._thread.start()
+        self._due.set()
+
+    def close(self) -> None:
+        """End the thread; what it is copying is copied to the end."""
+        if self._thread is not None:
+            self._ended = True
+            self._due.set()
+            self._thread.join()
+
+    def _work(self) -> None:
+        with contextlib.suppress(sqlite3.Error), contextlib.closing(self._connect()) as db:
+            while self._due.wait() and not self._ended:
+                self._due.clear()
+                with contextlib.suppress(sqlite3.Error):
+                    _copy(db)
+
+
+def _copy(db: sqlite3.Connection) -> None:
+    for _ in range(ROUNDS):
+        busy, pages, copied = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        if busy or pages - copied < FEW_PAGES:
+            break
+    if not busy and pages > RESTART_PAGES and pages - copied < FEW_PAGES:
+        db.execute("PRAGMA wal_checkpoint(RESTART)")
