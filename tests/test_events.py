@@ -436,3 +436,20 @@ def test_our_own_json_needs_no_mapping():
     text = b'{"type":"node","id":"r17","ts":1307491200.0,"user":"201","product":"0","stars":3,"embedding":[1,2]}'
     batch = decoded(world(), [msgspec.json.decode(text)])
     assert (batch.id, batch.ts.tolist(), batch.keys[0], batch.keys[2]) == (["r17"], [1307491200.0], ["201"], ["0"])
+
+
+@pytest.mark.parametrize(
+    ("column", "wrong", "says"),
+    [
+        ("ts", lambda ts: ts.astype(np.float32), "ts is a column of float32, expected float64 without gaps"),
+        ("features", lambda x: np.asfortranarray(x), "features is a column of float32"),
+        ("label", lambda label: np.repeat(label, 2)[::2], "label is a column of int8, expected int8 without gaps"),
+    ],
+)
+def test_a_column_that_compiled_code_would_misread_is_refused(column, wrong, says):
+    events = [{"id": str(i), "ts": START, "stars": 2, "user": "u", "embedding": [0, i]} for i in range(5)]
+    batch = decoded(world(), events)
+    columns = dict(vars(batch))
+    columns[column] = wrong(columns[column])
+    with pytest.raises(TypeError, match=says):
+        EventBatch(**columns)

@@ -1,6 +1,7 @@
 """Names: outside name <-> dense index, in a table of plain arrays that is compared with a dict."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -116,3 +117,11 @@ def test_a_column_of_texts_holds_what_a_list_does(one, other):
     assert joined[::-1] == (one + other)[::-1]
     assert joined[len(one) :].packed() == other
     assert joined.is_text()
+
+
+def test_texts_that_compiled_code_would_misread_are_refused():
+    one = Texts.of(["a", "bc", "d"])
+    with pytest.raises(TypeError, match="texts in an array of int32, expected int64 without gaps"):
+        Texts(one.data, one.start.astype(np.int32), one.length)
+    with pytest.raises(TypeError, match="texts in an array of int32, expected int32 without gaps"):
+        Texts(one.data, one.start, np.repeat(one.length, 2)[::2])
