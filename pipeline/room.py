@@ -1,13 +1,14 @@
 """Arrays that grow where they are: address space is reserved once, memory is taken page by page as it is written.
 
-An array may reach the size of the machine's memory without being copied, so room that is not used costs nothing, and
-no micro-batch waits while a gigabyte is moved. From a few megabytes on it lies on huge pages where the kernel has them:
+Room that is not used costs nothing, and no micro-batch waits while a gigabyte is moved. From a few megabytes on it lies on huge pages where the kernel has them:
 fewer misses of the processor's table of pages, and little to copy when a snapshot forks.
 
-Where address space is rationed (`ulimit -v`, vm.overcommit_memory = 2) an array is copied as it grows.
+Where address space is rationed (`ulimit -v`, vm.overcommit_memory = 2) an array is copied as it grows, and so is one that
+has grown beyond all that was reserved.
 """
 
 import contextlib
+import math
 import mmap
 import os
 from typing import Any
@@ -17,7 +18,8 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 
-RESERVED = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # bytes for each array
+MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+RESERVED = min(MEMORY, 64 << 30)  # bytes for each array: a process has address space for two thousand of these
 # Not counted as memory that was promised, or a fork would be refused: neighbours are one mapping to the kernel. Python
 # knows the flag from 3.13 on; the number is that of Linux on x86, ARM and RISC-V.
 NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
@@ -60,13 +62,16 @@ class Room:
         if capacity <= len(old):
             return self
         shape = (capacity, *old.shape[1:])
-        if self._reserved is None:
+        size = capacity * math.prod(shape[1:]) * old.dtype.itemsize
+        if self._reserved is None or size > len(self._reserved):
+            self._reserved = None
             self.array = np.zeros(shape, old.dtype)
             self.array[: len(old)] = old
         else:
             self.array = np.ndarray(shape, old.dtype, buffer=self._reserved)
-            if self.array.nbytes >= HUGE_FROM and hasattr(mmap, "MADV_HUGEPAGE"):
-                self._reserved.madvise(mmap.MADV_HUGEPAGE, 0, -(-self.array.nbytes // HUGE_PAGE) * HUGE_PAGE)
+            if size >= HUGE_FROM and hasattr(mmap, "MADV_HUGEPAGE"):
+                whole_pages = min(-(-size // HUGE_PAGE) * HUGE_PAGE, len(self._reserved))
+                self._reserved.madvise(mmap.MADV_HUGEPAGE, 0, whole_pages)
         return self
 
 

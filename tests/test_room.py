@@ -76,5 +76,14 @@ def test_where_address_space_is_rationed_it_is_copied():
     assert done.stdout.split() == ["None", "42.0", "5"]
 
 
+def test_an_array_may_outgrow_what_was_reserved(monkeypatch):
+    monkeypatch.setattr("pipeline.room.RESERVED", 1 << 20)
+    room = Room(np.float64).reserve(1000)
+    room.array[:] = 3
+    for capacity in (100_000, 200_000, 300_000):
+        grown = room.reserve(capacity).array
+        assert (len(grown), grown.sum()) == (capacity, 3000.0)
+
+
 def test_capacities_grow_by_an_eighth_or_by_what_is_wanted():
     assert [more_room(0, 10), more_room(80_000, 10), more_room(80_000, 50_000)] == [1024, 90_000, 130_000]
