@@ -1,10 +1,11 @@
 """Arrays that grow where they are: address space is reserved once, memory is taken page by page as it is written.
 
-Room that is not used costs nothing, and no micro-batch waits while a gigabyte is moved. From a few megabytes on it lies on huge pages where the kernel has them:
-fewer misses of the processor's table of pages, and little to copy when a snapshot forks.
+Room that is not used costs nothing, and no micro-batch waits while a gigabyte is moved. From a few megabytes on an array
+lies on huge pages where the kernel has them: fewer misses of the processor's table of pages, and little to copy when a
+snapshot forks.
 
-Where address space is rationed (`ulimit -v`, vm.overcommit_memory = 2) an array is copied as it grows, and so is one that
-has grown beyond all that was reserved.
+Where address space is rationed (`ulimit -v`, vm.overcommit_memory = 2) an array is copied as it grows, and so is one
+that has grown beyond all that was reserved.
 """
 
 import contextlib
@@ -51,8 +52,8 @@ class Room:
             raise ValueError(f"an array of {array.dtype}, expected {room.array.dtype}")
         base: Any = array.base
         if isinstance(base, mmap.mmap):
-            room._reserved = base
-            return room.reserve(max(len(array), capacity))
+            room._reserved, room.array = base, np.ndarray(array.shape, dtype, buffer=base)
+            return room.reserve(capacity)
         room.reserve(max(len(array), capacity)).array[: len(array)] = array
         return room
 

@@ -83,6 +83,9 @@ def test_an_array_may_outgrow_what_was_reserved(monkeypatch):
     for capacity in (100_000, 200_000, 300_000):
         grown = room.reserve(capacity).array
         assert (len(grown), grown.sum()) == (capacity, 3000.0)
+    read = Room(np.float64).reserve(1000).array
+    read[:] = 3
+    assert Room.of(read, 200_000, np.float64).array.sum() == 3000.0
 
 
 def test_capacities_grow_by_an_eighth_or_by_what_is_wanted():
