@@ -1,6 +1,6 @@
 """Arrays that grow where they are: address space is reserved once, memory is taken page by page as it is written.
 
-Room that is not used costs nothing, and no micro-batch waits while a gigabyte is moved. From a few megabytes on an array
+Room that is not used costs nothing, and no micro-batch waits while a gigabyte is moved. From some megabytes on an array
 lies on huge pages where the kernel has them: fewer misses of the processor's table of pages, and little to copy when a
 snapshot forks.
 
