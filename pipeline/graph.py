@@ -20,6 +20,7 @@ deviating channel, and its id; a list: 72 bytes + 8 a counter, and its key. `ttl
 """
 
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -237,8 +238,10 @@ class Graph:
         }
         meta = Room.of(arrays["graph.meta"], 1, META).array
         self._state = State(meta=meta, **{name: room.array for name, room in self._rooms.items()})
-        self._ids = Names.restore(arrays, "graph.ids", rows)
-        self._keys = Names.restore(arrays, "graph.keys", lists)
+        with ThreadPoolExecutor(1) as beside:
+            keys = beside.submit(Names.restore, arrays, "graph.keys", lists)
+            self._ids = Names.restore(arrays, "graph.ids", rows)
+        self._keys = keys.result()
 
     # -- room --
 
