@@ -2,8 +2,8 @@
 
 Reviews of the synthetic stream's schema, all different, fall on so many lists as are asked for: few or many nodes, few
 or many lists, each combination in a process of its own whose memory is read from outside. What it took before is
-subtracted, and least squares split the rest into so much a node and so much a list. Arrays double when they are full;
-the sizes are those at which they nearly are, so they show what is used and hardly any room.
+subtracted, and least squares split the rest into so much a node and so much a list. Room that is not used takes none,
+but for the slots of names, which double: at these sizes about half are taken.
 
     predicted   what `graphsieve inspect` says, footprint.py, from the widths of the arrays
     networkx    the same events as a graph of reviews and groups, an edge for each membership, and at every review an
@@ -32,7 +32,7 @@ from pipeline.page import Table
 from pipeline.scorer import Scorer
 from producers.synthetic import Node
 
-NODES = 500_000  # the most; a little less than a power of two, as its halves are
+NODES = 500_000  # the most
 LEAST = 20_000
 NODE_SHARES, LIST_SHARES = (0.25, 0.5, 1.0), (0.0, 0.5, 1.0)  # of the most nodes
 PRODUCTS = 10  # seven lists each: product, with five kinds of stars, fading

@@ -31,7 +31,7 @@ from pipeline.snapshot_beside import SnapshotBeside
 from pipeline.snapshot_store import SnapshotStore, open_store
 from producers.synthetic import synthetic_events
 
-NODES = 920_000  # arrays double at 1,048,576: there is room for what a repeat adds, and no doubling among its pauses
+NODES = 920_000  # the table of names doubles at 786,432, and not again with what a repeat adds
 TAIL = 50_000  # events that are replayed behind the snapshot
 MEANWHILE = 200_000  # events that are there to be scored while one is written
 LIMIT_SECONDS = 600

@@ -1,8 +1,7 @@
 """`graphsieve bench scale`: time a target and bytes a node, from ten thousand nodes to as many as are asked for.
 
 A process of its own scores the synthetic stream, whose nodes stay. At each size the last micro-batches are timed, and
-its memory is what the system tells of it, from outside; what it took before the first event is subtracted. A bucket of
-a Python dict or a growing array doubles now and then: at some sizes there is more room than nodes.
+its memory is what the system tells of it, from outside; what it took before the first event is subtracted.
 
 Nothing that a target asks for is more work in a larger graph, but what it reads lies farther apart. So each size is
 also asked for new nodes of FEW users, whose lists stay in the processor's cache, and for as many whose users, products
