@@ -292,7 +292,7 @@ def _rules(schema: Schema) -> Rules:
         deviating=np.array(schema.deviating, np.int64),
         arrival_half_lives=np.array(schema.arrival_half_lives, np.float64),
         label_half_lives=np.array(schema.label_half_lives, np.float64),
-        prior=schema.labels.prior,
-        strength=schema.labels.strength,
-        ttl=schema.ttl,
+        prior=float(schema.labels.prior),  # not a whole number's type, whatever the schema says: see `direct`
+        strength=float(schema.labels.strength),
+        ttl=float(schema.ttl),
     )
