@@ -85,6 +85,11 @@ def compiled(function: F) -> F:
     return jitted
 
 
+def is_plain(array: Any, dtype: Any) -> bool:
+    """Is the array of that type, and without gaps? Of others `direct` would read the bytes as if they were."""
+    return bool(array.dtype == dtype and array.flags.c_contiguous)
+
+
 def direct(function: F) -> F:
     """Return a way to call a compiled function that takes the types of its arguments for granted after the first call.
 

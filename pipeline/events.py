@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.columns import LONGEST_NAME, Wrong
+from pipeline.compiled import is_plain
 from pipeline.log import Record
 from pipeline.schema import Schema
 from pipeline.sections import EVENT_TYPES, text_of
@@ -68,7 +69,7 @@ class EventBatch:
         """TypeError where a column is not of the type that is promised: compiled code would read it as if it were."""
         for name, dtype in _TYPES.items():
             column = getattr(self, name)
-            if column.dtype != dtype or not column.flags.c_contiguous:
+            if not is_plain(column, dtype):
                 raise TypeError(f"{name} is a column of {column.dtype}, expected {dtype} without gaps")
 
     def __len__(self) -> int:

@@ -67,7 +67,7 @@ def footprint(model: Model) -> Footprint:
     return Footprint(
         row=ROW.itemsize + INDEX_BYTES * len(schema.relations) + 4 * len(schema.deviating) + 2 * INDEX_BYTES,
         values=4 * (inputs + hidden),
-        link=LINK.itemsize + 8 * any(relation.kind == "edge" for relation in schema.relations.values()),
+        link=LINK.itemsize + 8 * schema.has_edges,
         list=LIST.itemsize + 8 * (len(schema.deviating) + counters) + 2 * INDEX_BYTES,
         sums=8 * (inputs + hidden),
         links_a_node=len(schema.groups),

@@ -53,6 +53,7 @@ from pipeline.schema import Schema
 from pipeline.texts import Texts
 from pipeline.texts_kernel import Column
 
+OF_ROWS, OF_LISTS = (*ROW_ARRAYS, "free_rows", "idle_rows"), (*LIST_ARRAYS, "free_lists", "idle_lists")  # grow together
 _run = direct(run)  # `EventBatch` and `Room` see to it that no array is of another type
 
 
@@ -198,17 +199,13 @@ class Graph:
     def list_capacity(self) -> int:
         return len(self._state.lists)
 
-    @property
-    def _has_edges(self) -> bool:
-        return bool((self._rules.group_of < 0).any())
-
     def memory_bytes(self) -> dict[str, int]:
         """Bytes by part, as allocated."""
         state = self._state
-        rows = sum(getattr(state, name).nbytes for name in (*ROW_ARRAYS, "free_rows", "idle_rows"))
-        lists = sum(getattr(state, name).nbytes for name in (*LIST_ARRAYS, "free_lists", "idle_lists"))
+        rows = sum(getattr(state, name).nbytes for name in OF_ROWS)
+        lists = sum(getattr(state, name).nbytes for name in OF_LISTS)
         names = self._ids.memory_bytes() + self._keys.memory_bytes()
-        edge_ts = state.edge_ts.nbytes if self._has_edges else 0
+        edge_ts = state.edge_ts.nbytes if self._schema.has_edges else 0
         return {"rows": rows, "links": state.links.nbytes + edge_ts, "lists": lists, "names": names}
 
     # -- state on disk --
@@ -222,7 +219,7 @@ class Graph:
         used = dict.fromkeys(ROW_ARRAYS, int(meta["rows_used"])) | dict.fromkeys(LIST_ARRAYS, int(meta["lists_used"]))
         used |= {"free_rows": int(meta["free_rows"]), "free_lists": int(meta["free_lists"])}
         links = int(meta["links_used"])
-        used |= {"links": links, "edge_ts": links * self._has_edges, "idle_rows": 0, "idle_lists": 0}
+        used |= {"links": links, "edge_ts": links * self._schema.has_edges, "idle_rows": 0, "idle_lists": 0}
         arrays = {f"graph.{name}": array[: used.get(name)] for name, array in state._asdict().items()}
         arrays["graph.capacity"] = np.array([self.row_capacity, self.list_capacity, len(state.links)])
         return arrays | self._ids.export("graph.ids") | self._keys.export("graph.keys")
@@ -230,8 +227,8 @@ class Graph:
     def restore(self, arrays: dict[str, npt.NDArray[np.generic]]) -> None:
         """Take up the state that `export` gave."""
         rows, lists, links = arrays["graph.capacity"].tolist()
-        wanted = dict.fromkeys((*ROW_ARRAYS, "free_rows", "idle_rows"), rows)
-        wanted |= dict.fromkeys((*LIST_ARRAYS, "free_lists", "idle_lists"), lists)
+        wanted = dict.fromkeys(OF_ROWS, rows)
+        wanted |= dict.fromkeys(OF_LISTS, lists)
         wanted |= dict.fromkeys(LINK_ARRAYS, links)
         self._rooms = {
             name: Room.of(arrays[f"graph.{name}"], wanted[name], room.array.dtype) for name, room in self._rooms.items()
@@ -250,9 +247,9 @@ class Graph:
         n, edges, groups = len(batch.kind), len(batch.edge_row), len(batch.group_lists)
         meta, lists = self._state.meta[0], n * groups + 2 * edges
         if meta["free_rows"] + self.row_capacity - meta["rows_used"] < n + edges:
-            self._grow((*ROW_ARRAYS, "free_rows", "idle_rows"), more_room(self.row_capacity, n + edges))
+            self._grow(OF_ROWS, more_room(self.row_capacity, n + edges))
         if meta["free_lists"] + self.list_capacity - meta["lists_used"] < lists:
-            self._grow((*LIST_ARRAYS, "free_lists", "idle_lists"), more_room(self.list_capacity, lists))
+            self._grow(OF_LISTS, more_room(self.list_capacity, lists))
         if len(self._state.links) < meta["links_used"] + lists:
             self._grow(LINK_ARRAYS, more_room(len(self._state.links), lists))
         self._ids.reserve(self.row_capacity, n + edges, size_of(batch.id) + size_of(batch.edge_other))

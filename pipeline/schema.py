@@ -92,6 +92,11 @@ class Schema(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
         return list(self.relations)
 
     @cached_property
+    def has_edges(self) -> bool:
+        """Is any relation made of edges?"""
+        return any(relation.kind == "edge" for relation in self.relations.values())
+
+    @cached_property
     def groups(self) -> list[tuple[int, Relation]]:
         """The group relations, each with its index among all relations."""
         return [(r, relation) for r, relation in enumerate(self.relations.values()) if relation.kind == "group"]

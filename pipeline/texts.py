@@ -12,6 +12,7 @@ from typing import Any, overload
 
 import numpy as np
 
+from pipeline.compiled import is_plain
 from pipeline.texts_kernel import Data, Lengths, Starts, gather
 
 NONE = -1
@@ -24,7 +25,7 @@ class Texts:
     def __init__(self, data: Data, start: Starts, length: Lengths) -> None:
         """TypeError where an array is of another type, or has gaps: compiled code would read it as if it were right."""
         for array, dtype in ((data, np.uint8), (start, np.int64), (length, np.int32)):
-            if array.dtype != dtype or not array.flags.c_contiguous:
+            if not is_plain(array, dtype):
                 raise TypeError(f"texts in an array of {array.dtype}, expected {dtype.__name__} without gaps")
         self.data, self.start, self.length = data, start, length
 
