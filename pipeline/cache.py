@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.compiled import compiled
-from pipeline.operations import Operations
 from pipeline.room import Room
 
 Floats = npt.NDArray[np.float32]
@@ -37,28 +36,15 @@ class Cache:
         """Make room for `capacity` rows."""
         self._room.reserve(capacity)
 
-    def fill(self, entries: Floats, previous: npt.NDArray[np.int32]) -> None:
-        """Give the nan channels of `entries` the row's earlier value: what a `score` event leaves as it was.
-
-        previous  (B,) where that is: a row of the store, or ~entry of an earlier entry of this micro-batch
-        """
-        _fill(entries, previous, self.rows)
-
-    def keep(self, operations: Operations, entries: Floats) -> None:
-        """Store the values of a micro-batch's nodes, the last ones of each."""
-        _keep(entries, operations.kept_entry, operations.kept_row, self.rows)
-
 
 @compiled
-def _keep(entries: Floats, kept_entry: npt.NDArray[np.int32], kept_row: npt.NDArray[np.int32], store: Floats) -> None:
-    for i in range(len(kept_row)):
-        for c in range(entries.shape[1]):
-            store[kept_row[i], c] = entries[kept_entry[i], c]
+def keep(entries: Floats, kept: npt.NDArray[np.void], store: Floats) -> None:
+    """Store the values of a micro-batch's nodes, the last ones of each.
 
-
-@compiled
-def _fill(entries: Floats, previous: npt.NDArray[np.int32], store: Floats) -> None:
-    for b in range(len(entries)):
+    entries  (B, W)
+    kept     (K,) KEPT
+    """
+    for i in range(len(kept)):
+        entry, row = kept[i].entry, kept[i].row
         for c in range(entries.shape[1]):
-            if np.isnan(entries[b, c]):
-                entries[b, c] = store[previous[b], c] if previous[b] >= 0 else entries[~previous[b], c]
+            store[row, c] = entries[entry, c]

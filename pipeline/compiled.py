@@ -20,7 +20,8 @@ import numba
 # The modules with compiled functions, and those whose constants they take up; a test holds the list to the imports.
 SOURCES = (
     "compiled", "texts_kernel", "names_kernel", "operations", "graph_state", "graph_lists", "graph_names",
-    "graph_kernel", "room", "lists", "cache", "transform", "layer_kernel", "whole_graph_kernel", "fit_kernel",
+    "graph_kernel", "room", "lists", "cache", "transform", "stage_kernel", "layer_kernel", "whole_graph_kernel",
+    "fit_kernel",
 )  # fmt: skip
 
 

@@ -19,10 +19,10 @@ O(fewer of the two ends' links). Memory a node: 48 bytes, 24 a link (32 where th
 deviating channel, and its id; a list: 72 bytes + 8 a counter, and its key. `ttl` and `max_neighbours` bound them all.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -41,19 +41,23 @@ from pipeline.graph_state import (
     META,
     ROW,
     ROW_ARRAYS,
+    TARGET,
     Batch,
     Result,
     Rules,
     State,
 )
 from pipeline.names import Names
-from pipeline.operations import OPERATION, Operations
+from pipeline.operations import ENTRY, KEPT, OPERATION, Operations
 from pipeline.room import Room, more_room
 from pipeline.schema import Schema
 from pipeline.texts import Texts
 from pipeline.texts_kernel import Column
 
 OF_ROWS, OF_LISTS = (*ROW_ARRAYS, "free_rows", "idle_rows"), (*LIST_ARRAYS, "free_lists", "idle_lists")  # grow together
+FEW_EVENTS = 16  # a micro-batch of a quiet stream; room for more is made when they come
+Run = Callable[..., int]
+More = Callable[[], tuple[Any, ...]]
 _run = direct(run)  # `EventBatch` and `Room` see to it that no array is of another type
 
 
@@ -65,17 +69,51 @@ class Members(NamedTuple):
     label: npt.NDArray[np.int8]  # (M,) 1 spam, 0 not, -1 not judged
 
 
-@dataclass
+@dataclass(slots=True)
 class Applied:
-    """What a micro-batch did: the operation log, and its B entries (a node each, in order)."""
+    """What a micro-batch of n events did: the operation log, and its B entries (a node each, in order).
 
-    operations: Operations  # its log is there until the next micro-batch
-    outcome: npt.NDArray[np.uint8]  # (n,) per event: APPLIED, DUPLICATE, UNKNOWN, EXPIRED
-    entry_event: npt.NDArray[np.int32]  # (B,) the event that made the entry
-    entry_row: npt.NDArray[np.int32]  # (B,)
-    previous: npt.NDArray[np.int32]  # (B,) where the row's values were before: a row of the store, or ~entry
-    channels: npt.NDArray[np.float32]  # (B, G) arrival, label, deviation
-    target: npt.NDArray[np.int32]  # (T,) the entries that are to be scored, ascending
+    All that it returns lies where the next micro-batch writes: copy what is to stay.
+    """
+
+    result: Result
+    events: int
+    relations: int
+    entry_count: int  # B
+    target_count: int  # T
+    kept_count: int
+    operation_count: int
+    list_capacity: int
+    row_capacity: int
+
+    @property
+    def operations(self) -> Operations:
+        return Operations(
+            self.result.log[: self.operation_count], self.entry_count, self.relations, self.list_capacity,
+            self.row_capacity, self.result.kept[: self.kept_count],
+        )  # fmt: skip
+
+    @property
+    def outcome(self) -> npt.NDArray[np.uint8]:
+        """APPLIED, DUPLICATE, UNKNOWN or EXPIRED, per event.  # (n,)"""
+        outcome: npt.NDArray[np.uint8] = self.result.outcome[: self.events]
+        return outcome
+
+    @property
+    def entries(self) -> npt.NDArray[np.void]:
+        """ENTRY  # (B,)"""
+        return self.result.entries[: self.entry_count]
+
+    @property
+    def channels(self) -> npt.NDArray[np.float32]:
+        """Arrival, label and deviation channels.  # (B, G)"""
+        channels: npt.NDArray[np.float32] = self.result.channels[: self.entry_count]
+        return channels
+
+    @property
+    def targets(self) -> npt.NDArray[np.void]:
+        """TARGET, the entries that are to be scored, ascending.  # (T,)"""
+        return self.result.targets[: self.target_count]
 
 
 class Graph:
@@ -99,46 +137,42 @@ class Graph:
         for end in ("oldest", "newest", "free_link"):
             self._state.meta[end] = -1
         self._ids, self._keys = Names(), Names()  # of rows; of lists, with the relation for their space
-        self._log, self._counts = np.zeros(1024, OPERATION), np.zeros(1, COUNTS)
+        self._result = self._result_of(FEW_EVENTS, 0, np.zeros(1024, OPERATION))
 
-    def apply(self, events: EventBatch) -> Applied:
-        """Apply `events` in order, as if one at a time."""
-        n, width = len(events), len(self._schema.channel_names) - len(self._schema.own_channels)
-        batch = self._batch(events)
-        entry_event, entry_row, previous, target, kept_entry, kept_row = np.empty((6, n), np.int32)
-        result = Result(
-            np.zeros(n, np.uint8), self._counts, self._log, entry_event, entry_row, previous,
-            np.empty((n, width), np.float32), target, kept_entry, kept_row,
+    def apply(self, events: EventBatch, run: Run = _run, more: More = tuple) -> Applied:
+        """Apply `events` in order, as if one at a time.
+
+        run   compiled code that calls `graph_kernel.run`, and does more when the last event is applied
+        more  returns the further arrays that `run` is given, with room for all rows and lists that there are now
+        """
+        n, m, room = len(events.kind), len(events.edge_event), self._result
+        if n > len(room.row) or m > len(room.edge_row):
+            self._result = self._result_of(max(n, len(room.row)), max(m, len(room.edge_row)), room.log)
+        batch = Batch(
+            events.kind, events.ts, events.target, events.label, events.features, events.edge_event,
+            events.edge_relation, _column(events.id), _column(events.keys), _column(events.edge_other),
         )  # fmt: skip
         done = NO_ROOM
         while done < n:
-            done = _run(self._state, self._rules, self._ids.table, self._keys.table, batch, result, max(done, 0))
+            graph = (self._state, self._rules, self._ids.table, self._keys.table)
+            done = run(*graph, batch, self._result, max(done, 0), *more())
             if done == NO_ROOM:
                 self._reserve(batch)
             elif done < n:
-                longer = np.zeros(int(self._counts["wanted"][0]), OPERATION)
-                self._log = np.concatenate([self._log, longer])
-                result = result._replace(log=self._log)
-        return self._applied(result)
+                longer = np.zeros(int(self._result.counts["wanted"][0]), OPERATION)
+                self._result = self._result._replace(log=np.concatenate([self._result.log, longer]))
+        entries, targets, kept, operations, _ = self._result.counts.item()
+        relations, lists, rows = len(self._rules.group_of), len(self._state.lists), len(self._state.rows)
+        return Applied(self._result, n, relations, entries, targets, kept, operations, lists, rows)
 
-    def _batch(self, events: EventBatch) -> Batch:
-        n, m, groups = len(events), len(events.edge_other), len(self._schema.groups)
-        return Batch(
-            events.kind, events.ts, events.target, events.label, events.features,
-            _starts(events.edge_event, n), events.edge_relation,
-            _column(events.id), _column(events.keys), _column(events.edge_other),
-            np.empty(n, np.int32), np.empty((groups, n), np.int32), np.empty(m, np.int32),
-        )  # fmt: skip
-
-    def _applied(self, result: Result) -> Applied:
-        entries, targets, kept, operations, _ = self._counts.view(np.int64).tolist()
-        log = Operations(
-            self._log[:operations], entries, len(self._schema.relations), self.list_capacity, self.row_capacity,
-            result.kept_entry[:kept], result.kept_row[:kept],
-        )  # fmt: skip
-        return Applied(
-            log, result.outcome, result.entry_event[:entries], result.entry_row[:entries],
-            result.previous[:entries], result.channels[:entries], result.target[:targets],
+    def _result_of(self, n: int, m: int, log: npt.NDArray[np.void]) -> Result:
+        """Return room for what `n` events with `m` edges give."""
+        groups, width = len(self._schema.groups), len(self._schema.channel_names) - len(self._schema.own_channels)
+        return Result(
+            row=np.empty(n, np.int32), group_lists=np.empty((groups, n), np.int32),
+            edge_start=np.empty(n + 1, np.int64), edge_row=np.empty(m, np.int32),
+            outcome=np.empty(n, np.uint8), counts=np.zeros(1, COUNTS), log=log, entries=np.empty(n, ENTRY),
+            channels=np.empty((n, width), np.float32), targets=np.empty(n, TARGET), kept=np.empty(n, KEPT),
         )  # fmt: skip
 
     def rows_of(self, ids: list[str]) -> list[int]:
@@ -244,7 +278,7 @@ class Graph:
 
     def _reserve(self, batch: Batch) -> None:
         """Make room for all that `batch` could add at most."""
-        n, edges, groups = len(batch.kind), len(batch.edge_row), len(batch.group_lists)
+        n, edges, groups = len(batch.kind), len(batch.edge_event), len(self._schema.groups)
         meta, lists = self._state.meta[0], n * groups + 2 * edges
         if meta["free_rows"] + self.row_capacity - meta["rows_used"] < n + edges:
             self._grow(OF_ROWS, more_room(self.row_capacity, n + edges))
@@ -267,13 +301,6 @@ def capacities(arrays: Mapping[str, npt.NDArray[np.generic]]) -> tuple[int, int]
 
 def _column(texts: Texts) -> Column:
     return Column(texts.data, texts.start, texts.length)
-
-
-def _starts(event: npt.NDArray[np.int32], events: int) -> npt.NDArray[np.int64]:
-    """Return where each event's edges begin, and where the last one's end.  # (m,) ascending -> (events + 1,)"""
-    if not len(event):
-        return np.zeros(events + 1, np.int64)
-    return np.searchsorted(event, np.arange(events + 1)).astype(np.int64)
 
 
 def _rules(schema: Schema) -> Rules:

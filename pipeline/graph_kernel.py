@@ -42,7 +42,7 @@ from pipeline.graph_state import (
     State,
 )
 from pipeline.names_kernel import Table
-from pipeline.operations import READ
+from pipeline.operations import NEW, READ
 
 NO_ROOM = -1
 
@@ -55,15 +55,15 @@ def run(g: State, rules: Rules, ids: Table, keys: Table, batch: Batch, out: Resu
     """
     meta, counts = g.meta[0], out.counts[0]
     if start == 0:
-        if not has_room(g, ids, keys, batch):
+        if not has_room(g, ids, keys, batch, len(out.group_lists)):
             return NO_ROOM
-        number(g, rules, ids, keys, batch)
+        number(g, rules, ids, keys, batch, out)
         counts.entries, counts.targets, counts.kept, counts.operations = 0, 0, 0, 0
     for e in range(start, len(batch.kind)):
         kind = batch.kind[e]
         if kind != RETRACT:
             meta.watermark = max(meta.watermark, batch.ts[e])
-        if not _expire(g, rules, out) or not fits(g, out, worst_case(g, rules, batch, e)):
+        if not _expire(g, rules, out) or not fits(g, out, worst_case(g, rules, batch, out, e)):
             return e
         if kind == NODE:
             out.outcome[e] = _node(g, rules, batch, out, e)
@@ -72,13 +72,14 @@ def run(g: State, rules: Rules, ids: Table, keys: Table, batch: Batch, out: Resu
         elif kind == SCORE:
             out.outcome[e] = _score(g, rules, batch, out, e)
         elif kind == LABEL:
-            out.outcome[e] = _label(g, rules, batch, e)
+            out.outcome[e] = _label(g, rules, batch, out, e)
         else:
             out.outcome[e] = _retract(g, rules, batch, out, e)
     for entry in range(counts.entries):
-        row = out.entry_row[entry]
+        row = out.entries[entry].row
         if g.rows[row].fresh == entry:
-            out.kept_entry[counts.kept], out.kept_row[counts.kept] = entry, row
+            kept = out.kept[counts.kept]
+            kept.entry, kept.row = entry, row
             counts.kept += 1
             g.rows[row].fresh = -1
     free_idle(g, ids, keys)
@@ -90,7 +91,7 @@ def run(g: State, rules: Rules, ids: Table, keys: Table, batch: Batch, out: Resu
 
 @compiled
 def _node(g: State, rules: Rules, batch: Batch, out: Result, e: int) -> int:
-    row, ts, meta = batch.row[e], batch.ts[e], g.meta[0]
+    row, ts, meta = out.row[e], batch.ts[e], g.meta[0]
     if ts < meta.watermark - rules.ttl:
         return EXPIRED
     if g.rows[row].state == LIVE and ts <= g.rows[row].ts:
@@ -102,8 +103,8 @@ def _node(g: State, rules: Rules, batch: Batch, out: Result, e: int) -> int:
     g.rows[row].state = PLACEHOLDER  # until it has read: nobody is its own neighbour
     _enqueue(g, row)
     _join_groups(g, rules, batch, out, e)
-    for i in range(batch.edge_start[e], batch.edge_start[e + 1]):
-        _connect(g, rules, out, batch.edge_relation[i], row, batch.edge_row[i], ts)
+    for i in range(out.edge_start[e], out.edge_start[e + 1]):
+        _connect(g, rules, out, batch.edge_relation[i], row, out.edge_row[i], ts)
     g.rows[row].state = LIVE
     for d in range(g.levels.shape[1]):
         g.levels[row, d] = batch.features[e, rules.deviating[d]]
@@ -114,7 +115,7 @@ def _node(g: State, rules: Rules, batch: Batch, out: Result, e: int) -> int:
 
 @compiled
 def _score(g: State, rules: Rules, batch: Batch, out: Result, e: int) -> int:
-    row = batch.row[e]
+    row = out.row[e]
     if g.rows[row].state != LIVE:
         return UNKNOWN
     _leave_all(g, rules, out, row)
@@ -125,15 +126,15 @@ def _score(g: State, rules: Rules, batch: Batch, out: Result, e: int) -> int:
 
 @compiled
 def _edge(g: State, rules: Rules, batch: Batch, out: Result, e: int) -> int:
-    i, row, ts = batch.edge_start[e], batch.row[e], batch.ts[e]
+    i, row, ts = out.edge_start[e], out.row[e], batch.ts[e]
     if ts < g.meta[0].watermark - rules.ttl:
         return EXPIRED
-    return APPLIED if _connect(g, rules, out, batch.edge_relation[i], row, batch.edge_row[i], ts) else DUPLICATE
+    return APPLIED if _connect(g, rules, out, batch.edge_relation[i], row, out.edge_row[i], ts) else DUPLICATE
 
 
 @compiled
-def _label(g: State, rules: Rules, batch: Batch, e: int) -> int:
-    row, label = batch.row[e], batch.label[e]
+def _label(g: State, rules: Rules, batch: Batch, out: Result, e: int) -> int:
+    row, label = out.row[e], batch.label[e]
     if g.rows[row].label == label:
         return DUPLICATE
     _ensure_present(g, row)
@@ -146,9 +147,9 @@ def _label(g: State, rules: Rules, batch: Batch, e: int) -> int:
 
 @compiled
 def _retract(g: State, rules: Rules, batch: Batch, out: Result, e: int) -> int:
-    row, first = batch.row[e], batch.edge_start[e]
-    if batch.edge_start[e + 1] > first:
-        relation, other = batch.edge_relation[first], batch.edge_row[first]
+    row, first = out.row[e], out.edge_start[e]
+    if out.edge_start[e + 1] > first:
+        relation, other = batch.edge_relation[first], out.edge_row[first]
         known = _disconnect(g, rules, out, relation, row, other)
         if not rules.directed[relation]:
             known = _disconnect(g, rules, out, relation, other, row) or known
@@ -203,12 +204,12 @@ def _ensure_present(g: State, row: int) -> None:
 
 @compiled
 def _join_groups(g: State, rules: Rules, batch: Batch, out: Result, e: int) -> None:
-    row = batch.row[e]
+    row = out.row[e]
     for r in range(g.owner.shape[1]):
         group = rules.group_of[r]
         if group < 0:
             continue
-        old, new = g.owner[row, r], batch.group_lists[group, e]
+        old, new = g.owner[row, r], out.group_lists[group, e]
         if old == new:
             continue
         if old >= 0:
@@ -224,11 +225,13 @@ def _read(g: State, rules: Rules, batch: Batch, out: Result, e: int, row: int) -
     counts = out.counts[0]
     entry = counts.entries
     counts.entries += 1
-    out.entry_event[entry], out.entry_row[entry] = e, row
-    out.previous[entry] = ~g.rows[row].fresh if g.rows[row].fresh >= 0 else row
+    it, fresh = out.entries[entry], g.rows[row].fresh
+    it.event, it.row = e, row
+    it.previous = NEW if batch.kind[e] == NODE else ~fresh if fresh >= 0 else row
     g.rows[row].fresh = entry
     if batch.target[e]:
-        out.target[counts.targets] = entry
+        target = out.targets[counts.targets]
+        target.entry, target.event, target.row = entry, e, row
         counts.targets += 1
     relations = g.owner.shape[1]
     for r in range(relations):

@@ -356,13 +356,13 @@ def fits(g: State, out: Result, operations: int) -> bool:
 
 
 @compiled
-def worst_case(g: State, rules: Rules, batch: Batch, e: int) -> int:
+def worst_case(g: State, rules: Rules, batch: Batch, out: Result, e: int) -> int:
     """No event can need more operations than this."""
     relations = g.owner.shape[1]
-    cost = 4 * relations + row_cost(g, rules, batch.row[e])
-    for i in range(batch.edge_start[e], batch.edge_start[e + 1]):
+    cost = 4 * relations + row_cost(g, rules, out.row[e])
+    for i in range(out.edge_start[e], out.edge_start[e + 1]):
         relation = batch.edge_relation[i]
-        for row in (batch.row[e], batch.edge_row[i]):
+        for row in (out.row[e], out.edge_row[i]):
             own = g.owner[row, relation]
             cost += 6 + (g.lists[own].count if own >= 0 and _may_sum_anew(g, rules, own, 0.0) else 0)
     return int(cost)

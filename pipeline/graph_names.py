@@ -6,16 +6,16 @@ a label for an unknown id named, go back with their names at the end of the batc
 
 from pipeline.compiled import compiled
 from pipeline.graph_lists import note_idle_list, note_idle_row, take_list
-from pipeline.graph_state import ABSENT, Batch, Rules, State
+from pipeline.graph_state import ABSENT, Batch, Result, Rules, State
 from pipeline.names_kernel import Table, find, hash_of, is_full, put, release
 from pipeline.texts_kernel import Column, Data
 
 
 @compiled
-def has_room(g: State, ids: Table, keys: Table, batch: Batch) -> bool:
+def has_room(g: State, ids: Table, keys: Table, batch: Batch, groups: int) -> bool:
     """Is there room for all that the batch could add at most?"""
     meta = g.meta[0]
-    events, edges, groups = len(batch.kind), len(batch.edge_row), len(batch.group_lists)
+    events, edges = len(batch.kind), len(batch.edge_event)
     lists = events * groups + 2 * edges
     return bool(
         meta.free_rows + len(g.rows) - meta.rows_used >= events + edges
@@ -42,19 +42,31 @@ def size_of(texts: Column) -> int:
 
 
 @compiled
-def number(g: State, rules: Rules, ids: Table, keys: Table, batch: Batch) -> None:
+def number(g: State, rules: Rules, ids: Table, keys: Table, batch: Batch, out: Result) -> None:
     """Give every name of the batch a row or a list."""
+    _find_edges(batch, out)
     for e in range(len(batch.kind)):
-        batch.row[e] = _row_of(g, ids, batch.id.data, batch.id.start[e], batch.id.length[e])
+        out.row[e] = _row_of(g, ids, batch.id.data, batch.id.start[e], batch.id.length[e])
     other, key = batch.edge_other, batch.keys
-    for i in range(len(batch.edge_row)):
-        batch.edge_row[i] = _row_of(g, ids, other.data, other.start[i], other.length[i])
+    for i in range(len(batch.edge_event)):
+        out.edge_row[i] = _row_of(g, ids, other.data, other.start[i], other.length[i])
     for relation in range(len(rules.group_of)):
         group = rules.group_of[relation]
         if group >= 0:
             for e in range(len(batch.kind)):
                 start, length = key.start[group, e], key.length[group, e]
-                batch.group_lists[group, e] = _list_of(g, keys, key.data, start, length, relation)
+                out.group_lists[group, e] = _list_of(g, keys, key.data, start, length, relation)
+
+
+@compiled
+def _find_edges(batch: Batch, out: Result) -> None:
+    """Note where each event's edges begin, and where the last one's end."""
+    i = 0
+    for e in range(len(batch.kind)):
+        out.edge_start[e] = i
+        while i < len(batch.edge_event) and batch.edge_event[i] == e:
+            i += 1
+    out.edge_start[len(batch.kind)] = i
 
 
 @compiled

@@ -63,36 +63,34 @@ class Rules(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """The events, and room for the rows and lists that their names stand for."""
+    """The events, as in `EventBatch`."""
 
     kind: Array  # (n,)
     ts: Array  # (n,) nan for retract
     target: Array  # (n,) to be scored
     label: Array  # (n,)
     features: Array  # (n, F)
-    edge_start: Array  # (n + 1,) the edges of event e are edge_start[e] .. edge_start[e + 1]
+    edge_event: Array  # (m,) ascending
     edge_relation: Array  # (m,)
     id: Column  # (n,)
     keys: Column  # (groups, n)
     edge_other: Column  # (m,)
-    row: Array  # (n,)
-    group_lists: Array  # (groups, n) list of each group key, -1 none
-    edge_row: Array  # (m,) the row at the other end
 
 
 class Result(NamedTuple):
-    """What the loop fills in."""
+    """What the loop fills in: room for n events and m edges, of which a micro-batch takes what it needs."""
 
+    row: Array  # (n,) what the event's id stands for
+    group_lists: Array  # (groups, n) list of each group key, -1 none
+    edge_start: Array  # (n + 1,) the edges of event e are edge_start[e] .. edge_start[e + 1]
+    edge_row: Array  # (m,) the row at the other end
     outcome: Array  # (n,)
     counts: Array  # (1,) COUNTS
     log: Array  # OPERATION
-    entry_event: Array  # (n,) which event made entry b
-    entry_row: Array  # (n,) the row it is of
-    previous: Array  # (n,) where the row's values were before: a row of the store, or ~entry
+    entries: Array  # (n,) ENTRY
     channels: Array  # (n, G) the channels that the graph gives entry b
-    target: Array  # (n,) the entries whose event is to be scored
-    kept_entry: Array  # (n,) the entries that are the last of a row that is live
-    kept_row: Array  # (n,) their rows
+    targets: Array  # (n,) TARGET
+    kept: Array  # (n,) KEPT
 
 
 ROW = np.dtype(
@@ -157,6 +155,7 @@ META = np.dtype(
     ],
     align=True,
 )
+TARGET = np.dtype([("entry", "i4"), ("event", "i4"), ("row", "i4")])  # an entry that is to be scored
 COUNTS = np.dtype(  # how much of a result's arrays is filled in
     [
         ("entries", "i8"),

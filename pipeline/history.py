@@ -30,8 +30,9 @@ from pipeline.log import Record
 from pipeline.model import Layer
 from pipeline.operations import Operations
 from pipeline.schema import Schema
-from pipeline.scorer import raw_channels, run_lists
-from pipeline.transform import Transform
+from pipeline.scorer import raw_channels
+from pipeline.stage_kernel import Values, walk_operations
+from pipeline.transform import Raw, Transform
 
 Floats = npt.NDArray[np.float32]
 CHUNK = 4096  # events; a matter of speed only
@@ -61,8 +62,7 @@ class _Chunk(NamedTuple):
     """What stays of a chunk of events: what stages A and C read, and nothing of labels."""
 
     operations: Operations
-    previous: npt.NDArray[np.int32]  # (b,) as in `Applied`
-    raw: Floats  # (b, C)
+    raw: Raw
 
 
 class History:
@@ -82,8 +82,7 @@ class History:
         for chunk in _chunks(records):
             batch, bad = decoder.decode(chunk)
             applied = graph.apply(batch)
-            log = applied.operations._replace(log=applied.operations.log.copy())
-            self._chunks.append(_Chunk(log, applied.previous.copy(), raw_channels(batch, applied)))
+            self._chunks.append(_Chunk(applied.operations.copy(), raw_channels(batch, applied).copy()))
             entries.append(_entries(batch, applied, self.events, numbers))
             labels.append(_labels(batch, self.events, numbers))
             self.events += len(batch)
@@ -115,7 +114,8 @@ class History:
 
     def raw_until(self, entry: int, columns: slice | list[int] = slice(None)) -> Floats:
         """Return raw channels of the entries before `entry`.  # (entry, columns)"""
-        return np.concatenate([chunk.raw[: max(0, entry - place.start), columns] for place, chunk in self._walk()])
+        parts = ((chunk.raw.matrix(), max(0, entry - place.start)) for place, chunk in self._walk())
+        return np.concatenate([matrix[:count, columns] for matrix, count in parts])
 
     def inputs(self, transform: Transform, keep: npt.NDArray[np.int32]) -> tuple[Floats, Floats]:
         """Run stage A; return what layer 1 reads.  # (N, K), (N, R, K)"""
@@ -123,10 +123,9 @@ class History:
         own = np.empty((self.entries, len(keep)), np.float32)
         means = np.empty((self.entries, len(self.schema.relations), len(keep)), np.float32)
         for place, chunk in self._walk():
-            x = transform.apply(chunk.raw, keep)
             cache.reserve(chunk.operations.row_capacity)
-            cache.fill(x, chunk.previous)
-            own[place], means[place] = x, run_lists(chunk.operations, x, cache, lists)
+            x = transform.inputs(chunk.raw, keep, cache.rows)
+            own[place], means[place] = x, _means(chunk.operations, x, cache, lists)
         return own, means
 
     def hidden(self, layer: Layer, own: Floats, means: Floats) -> tuple[Floats, Floats]:
@@ -141,7 +140,7 @@ class History:
         cache, lists = Cache(values.shape[1]), Lists(values.shape[1])
         means = np.empty((self.entries, len(self.schema.relations), values.shape[1]), np.float32)
         for place, chunk in self._walk():
-            means[place] = run_lists(chunk.operations, values[place], cache, lists)
+            means[place] = _means(chunk.operations, values[place], cache, lists)
         return means
 
     def operations(self) -> Iterator[tuple[int, Operations]]:
@@ -152,8 +151,17 @@ class History:
     def _walk(self) -> Iterator[tuple[slice, _Chunk]]:
         start = 0
         for chunk in self._chunks:
-            yield slice(start, start + len(chunk.raw)), chunk
-            start += len(chunk.raw)
+            yield slice(start, start + chunk.operations.entries), chunk
+            start += chunk.operations.entries
+
+
+def _means(operations: Operations, values: Floats, cache: Cache, lists: Lists) -> Floats:
+    """Let the lists obey with a chunk's values, then keep these; return the means that were read.  # (b, R, W)"""
+    cache.reserve(operations.row_capacity)
+    lists.reserve(operations.list_capacity)
+    means = np.empty((operations.entries, operations.relations, values.shape[1]), np.float32)
+    walk_operations(operations.log, operations.kept, Values(cache.rows, lists.sums), values, means)
+    return means
 
 
 def _chunks(records: Iterable[Record]) -> Iterator[list[Record]]:
@@ -163,7 +171,7 @@ def _chunks(records: Iterable[Record]) -> Iterator[list[Record]]:
 
 
 def _entries(batch: EventBatch, applied: Applied, start: int, numbers: dict[str, int]) -> Table:
-    at = applied.entry_event
+    at = applied.entries["event"]
     table = np.empty(len(at), ENTRY)
     table["node"], table["order"] = _nodes(batch, at, numbers), start + at
     table["target"], table["ts"], table["position"] = batch.target[at], batch.ts[at], batch.position[at]

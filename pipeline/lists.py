@@ -16,14 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.compiled import compiled
-from pipeline.operations import ADD, READ, Operations
+from pipeline.operations import ADD, READ
 from pipeline.room import Room
 
 Floats = npt.NDArray[np.float32]
 
 
 class Lists:
-    """The running sums of one width; obeys operation logs."""
+    """The running sums of one width."""
 
     def __init__(self, width: int) -> None:
         self._room = Room(np.float64, width)
@@ -36,26 +36,23 @@ class Lists:
         """Take up the sums that a snapshot holds."""
         self._room = Room.of(sums, capacity, np.float64)
 
-    def obey(self, operations: Operations, entries: Floats, store: Floats) -> Floats:
-        """Carry out `operations` in order and return the means that were read, 0 for an empty list.  # (B, R, W)
-
-        entries  (B, W) values of this micro-batch's nodes
-        store    (N, W) values of the rows as they were before it
-        """
-        sums = self._room.reserve(operations.list_capacity).array
-        width = sums.shape[1]
-        if entries.shape != (operations.entries, width):
-            raise ValueError(f"values of shape {entries.shape} for {operations.entries} entries of {width} channels")
-        means = np.zeros((operations.entries * operations.relations, width), np.float32)
-        _obey(operations.log, sums, entries, store, means)
-        return means.reshape(operations.entries, operations.relations, width)
+    def reserve(self, capacity: int) -> None:
+        """Make room for `capacity` lists."""
+        self._room.reserve(capacity)
 
 
 @compiled
-def _obey(
+def obey(
     log: npt.NDArray[np.void], sums: npt.NDArray[np.float64], entries: Floats, store: Floats, means: Floats
 ) -> None:
-    width = sums.shape[1]
+    """Carry out operations in order, and write the means that were read, 0 for an empty list.
+
+    entries  (B, W) values of this micro-batch's nodes
+    store    (N, W) values of the rows as they were before it
+    means    (B, R, W)
+    """
+    width, relations = sums.shape[1], means.shape[1]
+    means[:] = 0.0
     for i in range(len(log)):
         operation = log[i]
         total, weight, source = sums[operation.list], operation.weight, operation.source
@@ -64,7 +61,7 @@ def _obey(
             for c in range(width):
                 total[c] += weight * values[c]
         elif operation.kind == READ:
-            mean = means[source]
+            mean = means[source // relations, source % relations]
             for c in range(width):
                 mean[c] = weight * total[c]
         elif weight == 0.0:  # not by multiplication: an emptied list starts again at exactly 0

@@ -15,7 +15,16 @@ import numpy as np
 import numpy.typing as npt
 
 ADD, SCALE, READ = 0, 1, 2
+NEW = -(2**31)  # a `previous` of an entry whose event brings the node's own channels
 
+ENTRY = np.dtype(  # a node whose values are made in this micro-batch
+    [
+        ("event", "i4"),  # that made it
+        ("row", "i4"),
+        ("previous", "i4"),  # NEW, or where the node's own channels stay: a row of the store, or ~entry
+    ]
+)
+KEPT = np.dtype([("entry", "i4"), ("row", "i4")])  # where an entry's values are kept afterwards
 OPERATION = np.dtype([("weight", "f8"), ("list", "i4"), ("source", "i4"), ("kind", "i4")], align=True)
 
 
@@ -27,6 +36,8 @@ class Operations(NamedTuple):
     relations: int  # R
     list_capacity: int
     row_capacity: int
-    # Where the entries' values are kept afterwards: the last entry of each live row.
-    kept_entry: npt.NDArray[np.int32]  # (K,)
-    kept_row: npt.NDArray[np.int32]  # (K,)
+    kept: npt.NDArray[np.void]  # (K,) KEPT: the last entry of each live row
+
+    def copy(self) -> "Operations":
+        """Return the operations with arrays of their own."""
+        return self._replace(log=self.log.copy(), kept=self.kept.copy())

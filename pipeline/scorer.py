@@ -10,19 +10,19 @@ The result equals one event at a time: layer 1 never reads hidden features, so n
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.cache import Cache
-from pipeline.events import SCORE, EventBatch
+from pipeline.events import EventBatch
 from pipeline.explain import Seen
-from pipeline.graph import Applied, Graph, capacities
+from pipeline.graph import FEW_EVENTS, Applied, Graph, capacities
 from pipeline.lists import Lists
 from pipeline.model import Model
-from pipeline.operations import Operations
-from pipeline.transform import Transform, side_by_side
+from pipeline.stage_kernel import Values, stage_a, stage_c
+from pipeline.transform import Raw, Tables
 
 Floats = npt.NDArray[np.float32]
 NO_SCORES = np.zeros(0, np.float32)
@@ -42,6 +42,14 @@ class Scored:
     why: Floats | None = None  # (B, P) what each player adds to the logit, nan where not told; None: nobody asked
 
 
+class _Read(NamedTuple):
+    """Room for what the B entries of a micro-batch read."""
+
+    x: Floats  # (B, K)
+    means: Floats  # (B, R, K)
+    hidden_means: Floats  # (B, R, H)
+
+
 class Scorer:
     """One shard's state and the model. Deterministic: no clock (but for stage times), no randomness, no I/O."""
 
@@ -51,29 +59,45 @@ class Scorer:
         self.graph = Graph(model.schema)
         self.inputs, self.input_lists = Cache(len(model.input_keep)), Lists(len(model.input_keep))
         self.hidden, self.hidden_lists = Cache(model.layers[0].width), Lists(model.layers[0].width)
+        self._tables = model.transform.tables(model.input_keep)
+        self._make_room(FEW_EVENTS)
 
     def score(self, events: EventBatch, explain: Explain | None = None) -> Scored:
         """Apply `events`, score their targets, and let `explain` say why."""
-        times = [self._clock()]
-        applied = self.graph.apply(events)
-        x = read_inputs(self.model.transform, self.model.input_keep, events, applied, self.inputs)
-        means = run_lists(applied.operations, x, self.inputs, self.input_lists)
-        times.append(self._clock())
+        began = self._clock()
+        if len(events.kind) > len(self._read.x):
+            self._make_room(len(events.kind))
+        applied = self.graph.apply(events, stage_a, self._for_stage_a)
+        count, read = applied.entry_count, self._read
+        a = self._clock()
+        if not count and not applied.operation_count:  # labels, and what changes nothing
+            return _scored(applied, NO_SCORES, (began, a, a, a, a))
+        x, means, hidden_means = read.x[:count], read.means[:count], read.hidden_means[:count]
         h = self.model.hidden(x, means)
-        times.append(self._clock())
-        hidden_means = run_lists(applied.operations, h, self.hidden, self.hidden_lists)
-        times.append(self._clock())
-        targets = applied.target
-        read = (h[targets], hidden_means[targets]) if len(targets) < len(h) else (h, hidden_means)
-        score = self.model.scores(*read) if len(targets) else NO_SCORES
+        b = self._clock()
+        stage_c(applied.result, self._of_hidden, h, hidden_means)
+        c = self._clock()
+        targets = applied.targets
+        which = slice(None) if len(targets) == count else targets["entry"]
+        score = self.model.scores(h[which], hidden_means[which]) if len(targets) else NO_SCORES
         why = None
         if explain is not None:
-            seen = (applied.channels, x, means, hidden_means)
-            why = explain(Seen(*(values[targets] for values in seen)), score)
-        times.append(self._clock())
-        stages = {stage: after - before for stage, before, after in zip("ABCD", times, times[1:], strict=False)}
-        event, row = applied.entry_event.take(targets).astype(np.int64), applied.entry_row.take(targets)
-        return Scored(event, row, score, applied.outcome, stages, why)
+            why = explain(Seen(applied.channels, x, means, hidden_means).take(targets["entry"]), score)  # copies
+        return _scored(applied, score, (began, a, b, c, self._clock()), why)
+
+    def _for_stage_a(self) -> tuple[Tables, Values, Floats, Floats]:
+        if self._capacities != (self.graph.row_capacity, self.graph.list_capacity):
+            self._make_room(len(self._read.x))
+        return self._tables, self._of_inputs, self._read.x, self._read.means
+
+    def _make_room(self, events: int) -> None:
+        """Make room for the graph's rows and lists, and for what so many events read."""
+        rows, lists = self._capacities = (self.graph.row_capacity, self.graph.list_capacity)
+        self._of_inputs = _values(self.inputs, self.input_lists, rows, lists)
+        self._of_hidden = _values(self.hidden, self.hidden_lists, rows, lists)
+        relations, inputs, width = len(self.model.schema.relations), len(self._tables.keep), self.model.layers[0].width
+        shapes = (events, inputs), (events, relations, inputs), (events, relations, width)
+        self._read = _Read(*(np.empty(shape, np.float32) for shape in shapes))
 
     def export(self) -> dict[str, npt.NDArray[np.generic]]:
         """Return the shard's whole state as plain arrays: the graph, both caches, both lists."""
@@ -92,6 +116,7 @@ class Scorer:
             cache.restore(arrays.pop(f"{prefix}.rows"), rows)
             running.restore(arrays.pop(f"{prefix}.sums"), lists)
         self.graph.restore(arrays)
+        self._make_room(len(self._read.x))
 
     def memory_bytes(self) -> dict[str, int]:
         """Bytes by part, as allocated."""
@@ -100,26 +125,23 @@ class Scorer:
         return parts | {"inputs": self.inputs.rows.nbytes, "hidden": self.hidden.rows.nbytes}
 
 
-def raw_channels(events: EventBatch, applied: Applied) -> Floats:
-    """Return the raw channels of each entry; nan for the own ones of a `score` event: they stay.  # (B, C)"""
-    raw = np.empty((len(applied.entry_event), events.features.shape[1] + applied.channels.shape[1]), np.float32)
-    side_by_side(events.features, applied.entry_event, events.kind == SCORE, applied.channels, raw)
-    return raw
+def _values(cache: Cache, lists: Lists, rows: int, count: int) -> Values:
+    """Return the arrays of a stage, with room for so many rows and so many lists."""
+    cache.reserve(rows)
+    lists.reserve(count)
+    return Values(cache.rows, lists.sums)
 
 
-def read_inputs(
-    transform: Transform, keep: npt.NDArray[np.int32], events: EventBatch, applied: Applied, inputs: Cache
-) -> Floats:
-    """Return what layer 1's self branch reads.  # (B, K)"""
-    x = transform.apply(raw_channels(events, applied), keep)
-    inputs.reserve(applied.operations.row_capacity)
-    inputs.fill(x, applied.previous)
-    return x
+def _scored(
+    applied: Applied, score: Floats, times: tuple[float, float, float, float, float], why: Floats | None = None
+) -> Scored:
+    """Return what stays of a micro-batch; `times` are those before and after each stage."""
+    began, a, b, c, d = times
+    stages = {"A": a - began, "B": b - a, "C": c - b, "D": d - c}
+    targets = applied.targets
+    return Scored(targets["event"].astype(np.int64), targets["row"].copy(), score, applied.outcome.copy(), stages, why)
 
 
-def run_lists(operations: Operations, values: Floats, cache: Cache, lists: Lists) -> Floats:
-    """Let `lists` obey the operation log with `values`, then keep those; return the means.  # (B, R, W)"""
-    cache.reserve(operations.row_capacity)
-    means = lists.obey(operations, values, cache.rows)
-    cache.keep(operations, values)
-    return means
+def raw_channels(events: EventBatch, applied: Applied) -> Raw:
+    """Return where the raw channels of the entries lie, until the next micro-batch."""
+    return Raw(applied.entries, events.features, applied.channels)

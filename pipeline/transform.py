@@ -12,11 +12,13 @@ and bounds every input: no number a producer can send, however large, can poison
 
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.compiled import compiled
+from pipeline.operations import ENTRY, NEW
 
 Floats = npt.NDArray[np.float32]
 
@@ -26,6 +28,42 @@ APART = 1e-3  # knots differ by at least this share of their value: a float32's 
 KINDS = ("quantile", "standardised")
 
 
+class Raw(NamedTuple):
+    """The raw channels of B entries where they lie: their events' own ones, and the graph's."""
+
+    entries: npt.NDArray[np.void]  # (B,) ENTRY
+    own: Floats  # (n, F) of the events
+    channels: Floats  # (B, G)
+
+    @staticmethod
+    def of(matrix: Floats) -> "Raw":
+        """Return raw channels that lie side by side.  # (B, C)"""
+        entries = np.zeros(len(matrix), ENTRY)
+        entries["event"], entries["previous"] = np.arange(len(matrix)), NEW
+        return Raw(entries, matrix, np.zeros((len(matrix), 0), np.float32))
+
+    def matrix(self) -> Floats:
+        """Return the channels side by side; nan for own ones that stay as they were.  # (B, C)"""
+        own = self.own[self.entries["event"]]
+        own[self.entries["previous"] != NEW] = np.nan
+        return np.concatenate([own, self.channels], axis=1)
+
+    def copy(self) -> "Raw":
+        """Return the channels of the entries alone, for good."""
+        entries = self.entries.copy()
+        entries["event"] = np.arange(len(entries))
+        return Raw(entries, self.own[self.entries["event"]], self.channels.copy())
+
+
+class Tables(NamedTuple):
+    """A transform's arrays, for compiled code."""
+
+    keep: npt.NDArray[np.int32]  # (K,) the raw channels that it is of
+    start: npt.NDArray[np.int32]
+    x: Floats
+    z: Floats
+
+
 @dataclass
 class Transform:
     start: npt.NDArray[np.int32]
@@ -33,10 +71,21 @@ class Transform:
     z: Floats
 
     def apply(self, raw: Floats, keep: npt.NDArray[np.int32]) -> Floats:
-        """Return the transformed channels `keep`; nan stays nan.  # (B, C) -> (B, K)"""
-        out = np.empty((len(raw), len(keep)), np.float32)
-        _apply(raw, keep, self.start, self.x, self.z, out)
+        """Return the transformed channels `keep` of channels that lie side by side.  # (B, C) -> (B, K)"""
+        return self.inputs(Raw.of(raw), keep, np.zeros((0, len(keep)), np.float32))
+
+    def inputs(self, raw: Raw, keep: npt.NDArray[np.int32], store: Floats) -> Floats:
+        """Return the transformed channels `keep`: what layer 1's self branch reads.  # (B, K)
+
+        store  (N, K) what this returned for each row's latest entry
+        """
+        out = np.empty((len(raw.entries), len(keep)), np.float32)
+        look_up(self.tables(keep), raw, store, out)
         return out
+
+    def tables(self, keep: npt.NDArray[np.int32]) -> Tables:
+        """Return the tables of the channels `keep`, for compiled code."""
+        return Tables(keep, self.start, self.x, self.z)
 
 
 def fit_transform(kind: str, raw: Floats, indicators: list[bool]) -> Transform:
@@ -77,32 +126,25 @@ def _apart(knots: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 @compiled
-def side_by_side(
-    own: Floats, event: npt.NDArray[np.int32], stays: npt.NDArray[np.bool_], channels: Floats, raw: Floats
-) -> None:
-    """Write entries' raw channels: those of its event, nan where they stay as they were, and the graph's."""
-    width = own.shape[1]
-    for b in range(len(event)):
-        for c in range(width):
-            raw[b, c] = np.nan if stays[event[b]] else own[event[b], c]
-        for c in range(channels.shape[1]):
-            raw[b, width + c] = channels[b, c]
+def look_up(tables: Tables, raw: Raw, store: Floats, out: Floats) -> None:
+    """Write the transformed channels of `raw`.  # -> (B, K)
 
-
-@compiled
-def _apply(
-    raw: Floats, keep: npt.NDArray[np.int32], start: npt.NDArray[np.int32], x: Floats, z: Floats, out: Floats
-) -> None:
-    for k in range(len(keep)):
-        first, last = start[keep[k]], start[keep[k] + 1] - 1
-        for b in range(len(raw)):
-            value = raw[b, keep[k]]
+    store  (N, K) what this wrote for each row's latest entry
+    """
+    x, z, width = tables.x, tables.z, raw.own.shape[1]
+    for k in range(len(tables.keep)):
+        c = tables.keep[k]
+        first, last = tables.start[c], tables.start[c + 1] - 1
+        for b in range(len(raw.entries)):
+            before = raw.entries[b].previous
+            if c < width and before != NEW:
+                out[b, k] = store[before, k] if before >= 0 else out[~before, k]
+                continue
+            value = raw.own[raw.entries[b].event, c] if c < width else raw.channels[b, c - width]
             if value <= x[first]:
                 out[b, k] = z[first]
             elif value >= x[last]:
                 out[b, k] = z[last]
-            elif np.isnan(value):
-                out[b, k] = value
             else:
                 low, knots = first, last - first  # x[low] <= value < x[low + knots]
                 while knots > 1:  # without a branch that the processor would have to guess

@@ -61,7 +61,7 @@ class _Members:
                     members.pop(entry)
             elif kind == SCALE:
                 self._members[which] = {entry: old * weight for entry, old in members.items()} if weight else {}
-        kept = zip(operations.kept_row.tolist(), operations.kept_entry.tolist(), strict=True)
+        kept = zip(operations.kept["row"].tolist(), operations.kept["entry"].tolist(), strict=True)
         self._entry_of.update((row, start + entry) for row, entry in kept)
 
     def of_relation(self, relation: int) -> ExplicitList:

@@ -57,7 +57,7 @@ class _Members:
                 self._move(self.entry_of[source] if source >= 0 else start + ~source, which, weight > 0)
             elif weight == 0.0:
                 self.members.pop(which, None)
-        kept = zip(operations.kept_row.tolist(), operations.kept_entry.tolist(), strict=True)
+        kept = zip(operations.kept["row"].tolist(), operations.kept["entry"].tolist(), strict=True)
         self.entry_of.update((row, start + entry) for row, entry in kept)
 
     def _read(self, reader: int, relation: int, which: int) -> None:
