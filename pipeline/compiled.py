@@ -75,7 +75,8 @@ def cache_folder() -> Path | None:
 
 # No reference counts: nothing that is compiled here allocates, the caller holds every array, and counting all arrays of
 # the graph's state at every call of a small function made the loop four times slower.
-_jit = _numba.njit(cache=_folder is not None, nogil=True, _nrt=False)
+_SETTINGS = {"cache": _folder is not None, "nogil": True, "_nrt": False}
+_jit, _jit_fused = _numba.njit(**_SETTINGS), _numba.njit(**_SETTINGS, fastmath={"contract"})
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -83,6 +84,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 def compiled(function: F) -> F:
     """Compile `function` at its first call, or take it from the cache."""
     jitted: F = _jit(function)
+    return jitted
+
+
+def compiled_fused(function: F) -> F:
+    """Likewise; a product and the sum that it goes into are rounded once, where the processor can."""
+    jitted: F = _jit_fused(function)
     return jitted
 
 

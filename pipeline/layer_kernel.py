@@ -1,10 +1,13 @@
 """A layer for few rows: a matrix product for each branch costs more in calls than in arithmetic there.
 
-All branches lie in one run of numbers, in order, so that one compiled call does the whole layer.
+All branches lie in one run of numbers, in order, so that one compiled call does the whole layer; with zeros behind a
+branch's channels and outputs, so that their numbers are multiples of AT_ONCE and LANES.
 
     keep   (K,) int32     the channels that each branch reads, branch after branch; branch b has keeps[b]..keeps[b+1]
-    weight (M,) float32   a row of outputs for each of them; branch b begins at weights[b]
+    weight (M,) float32   strides[b] outputs for each of them; branch b begins at weights[b]
     bias   (H,) float32   branch b gives outputs[b]..outputs[b+1]
+
+Products are added in the order of the channels, each rounded once with its sum, as BLAS libraries do it.
 """
 
 import math
@@ -13,9 +16,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.compiled import compiled
+from pipeline.compiled import compiled, compiled_fused
 
 Floats = npt.NDArray[np.float32]
+AT_ONCE = 4  # channels: an output is read and written once for so many
+LANES = 16  # outputs: what the registers of today's processors hold, or a multiple of it
 
 
 class Packed(NamedTuple):
@@ -23,38 +28,74 @@ class Packed(NamedTuple):
     keeps: npt.NDArray[np.int64]
     weight: Floats
     weights: npt.NDArray[np.int64]
+    strides: npt.NDArray[np.int64]
     bias: Floats
     outputs: npt.NDArray[np.int64]
 
 
+def pack(keeps: list[npt.NDArray[np.int32]], weights: list[Floats], biases: list[Floats]) -> Packed:
+    """Return a layer's branches as the compiled code reads them."""
+    strides = [-(-len(bias) // LANES) * LANES for bias in biases]
+    channels = [-(-len(keep) // AT_ONCE) * AT_ONCE for keep in keeps]
+    weight = [np.zeros(size, np.float32) for size in zip(channels, strides, strict=True)]
+    keep = [np.zeros(count, np.int32) for count in channels]
+    for b, branch in enumerate(weights):
+        weight[b][: branch.shape[0], : branch.shape[1]] = branch
+        keep[b][: len(keeps[b])] = keeps[b]
+    return Packed(
+        keep=np.concatenate(keep),
+        keeps=np.cumsum([0, *channels]),
+        weight=np.concatenate([branch.ravel() for branch in weight]),
+        weights=np.cumsum([0, *(branch.size for branch in weight[:-1])]),
+        strides=np.array(strides),
+        bias=np.concatenate(biases).astype(np.float32),
+        outputs=np.cumsum([0, *map(len, biases)]),
+    )
+
+
+@compiled_fused
+def _branch(packed: Packed, b: int, values: Floats, room: Floats) -> None:
+    """Add a branch's products to `room`, which has its outputs.  # (W,), (strides[b],)"""
+    # Numbers without a sign: compiled code need not look whether an index counts from the end.
+    stride, w = np.uint64(packed.strides[b]), np.uint64(packed.weights[b])
+    for k in range(packed.keeps[b], packed.keeps[b + 1], AT_ONCE):
+        v0, v1 = values[packed.keep[k]], values[packed.keep[k + 1]]
+        v2, v3 = values[packed.keep[k + 2]], values[packed.keep[k + 3]]
+        w1, w2, w3 = w + stride, w + np.uint64(2) * stride, w + np.uint64(3) * stride
+        if v0 != 0.0 or v1 != 0.0 or v2 != 0.0 or v3 != 0.0:  # indicators and empty lists are mostly 0
+            for o in range(stride):
+                room[o] = (
+                    room[o]
+                    + v0 * packed.weight[w + o]
+                    + v1 * packed.weight[w1 + o]
+                    + v2 * packed.weight[w2 + o]
+                    + v3 * packed.weight[w3 + o]
+                )
+        w += np.uint64(AT_ONCE) * stride
+
+
 @compiled
-def forward(packed: Packed, own: Floats, means: Floats, out: Floats) -> None:
-    """Write relu outputs of all branches side by side.  # (B, W), (B, R, W) -> (B, H)"""
+def forward(packed: Packed, own: Floats, means: Floats, room: Floats, out: Floats) -> None:
+    """Write relu outputs of all branches side by side.  # (B, W), (B, R, W) -> (B, H)
+
+    room  (the largest stride,)
+    """
     for i in range(len(own)):
-        for b in range(len(packed.weights)):
-            first = packed.outputs[b]
-            place = out[i, first : packed.outputs[b + 1]]
-            for o in range(len(place)):
-                place[o] = packed.bias[first + o]
-            values = own[i] if b == 0 else means[i, b - 1]
-            w = packed.weights[b]
-            for k in range(packed.keeps[b], packed.keeps[b + 1]):
-                value = values[packed.keep[k]]
-                if value != 0.0:  # indicators and empty lists are mostly 0
-                    row = packed.weight[w : w + len(place)]
-                    for o in range(len(place)):
-                        place[o] += value * row[o]
-                w += len(place)
-            for o in range(len(place)):
-                place[o] = max(place[o], np.float32(0.0))
+        for b in range(len(packed.strides)):
+            first, count = packed.outputs[b], packed.outputs[b + 1] - packed.outputs[b]
+            for o in range(count):
+                room[o] = packed.bias[first + o]
+            _branch(packed, b, own[i] if b == 0 else means[i, b - 1], room)
+            for o in range(count):
+                out[i, first + o] = max(room[o], np.float32(0.0))
 
 
 @compiled
 def classify(
-    packed: Packed, weight: Floats, bias: float, own: Floats, means: Floats, h2: Floats, score: Floats
+    packed: Packed, weight: Floats, bias: float, own: Floats, means: Floats, room: Floats, h2: Floats, score: Floats
 ) -> None:
     """Write the scores of layer 2 and the classifier; `h2` is room for a row each.  # (B, W), (B, R, W) -> (B,)"""
-    forward(packed, own, means, h2)
+    forward(packed, own, means, room, h2)
     for i in range(len(own)):
         logit = np.float32(bias)
         for o in range(len(weight)):

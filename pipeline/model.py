@@ -34,7 +34,7 @@ from pipeline.transform import Transform
 Floats = npt.NDArray[np.float32]
 FORMAT = 1
 _forward, _classify = direct(layer_kernel.forward), direct(layer_kernel.classify)
-FEW = 8  # rows: with more, a matrix product for each branch is quicker than the compiled loop
+FEW = 32  # rows: with more, a matrix product for each branch is quicker than the compiled loop
 REPORT = ("training", "pruning", "metrics", "reference")  # no score depends on these
 ARITHMETIC = [
     "raw: the node's channels, in the order of `channels`",
@@ -72,7 +72,7 @@ class Layer:
         """Return relu outputs of all branches side by side.  # (B, W), (B, R, W) -> (B, H)"""
         out = np.empty((len(own), self.width), np.float32)
         if len(own) <= FEW:
-            _forward(self.packed, _plain(own), _plain(means), out)
+            _forward(self.packed, _plain(own), _plain(means), self.room(), out)
             return out
         start = 0
         for b, branch in enumerate(self.branches):
@@ -87,16 +87,19 @@ class Layer:
 
     @cached_property
     def packed(self) -> layer_kernel.Packed:
-        widths = [len(branch.bias) for branch in self.branches]
-        weights = [np.ascontiguousarray(branch.weight, np.float32).ravel() for branch in self.branches]
-        return layer_kernel.Packed(
-            keep=np.concatenate([branch.keep for branch in self.branches]).astype(np.int32),
-            keeps=np.cumsum([0, *(len(branch.keep) for branch in self.branches)]),
-            weight=np.concatenate(weights),
-            weights=np.cumsum([0, *(len(weight) for weight in weights[:-1])]),
-            bias=np.concatenate([branch.bias for branch in self.branches]).astype(np.float32),
-            outputs=np.cumsum([0, *widths]),
+        return layer_kernel.pack(
+            [branch.keep for branch in self.branches],
+            [branch.weight for branch in self.branches],
+            [branch.bias for branch in self.branches],
         )
+
+    def room(self) -> Floats:
+        """Return room for the widest branch's outputs."""
+        return np.empty(self._widest, np.float32)
+
+    @cached_property
+    def _widest(self) -> int:
+        return int(self.packed.strides.max())
 
     @cached_property
     def width(self) -> int:
@@ -129,7 +132,7 @@ class Model:
             return self.classify(self.layers[1].forward(h, means))
         layer, score = self.layers[1], np.empty(len(h), np.float32)
         h2 = np.empty((len(h), layer.width), np.float32)
-        _classify(layer.packed, _plain(self.weight), self.bias, _plain(h), _plain(means), h2, score)
+        _classify(layer.packed, _plain(self.weight), self.bias, _plain(h), _plain(means), layer.room(), h2, score)
         return score
 
     def logits(self, h2: Floats) -> Floats:
