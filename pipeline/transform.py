@@ -131,24 +131,29 @@ def look_up(tables: Tables, raw: Raw, store: Floats, out: Floats) -> None:
 
     store  (N, K) what this wrote for each row's latest entry
     """
-    x, z, width = tables.x, tables.z, raw.own.shape[1]
-    for k in range(len(tables.keep)):
-        c = tables.keep[k]
-        first, last = tables.start[c], tables.start[c + 1] - 1
-        for b in range(len(raw.entries)):
-            before = raw.entries[b].previous
-            if c < width and before != NEW:
-                out[b, k] = store[before, k] if before >= 0 else out[~before, k]
-                continue
-            value = raw.own[raw.entries[b].event, c] if c < width else raw.channels[b, c - width]
-            if value <= x[first]:
-                out[b, k] = z[first]
-            elif value >= x[last]:
-                out[b, k] = z[last]
+    width = raw.own.shape[1]
+    for b in range(len(raw.entries)):
+        before = raw.entries[b].previous
+        for k in range(len(tables.keep)):
+            c = tables.keep[k]
+            first, last = tables.start[c], tables.start[c + 1] - 1
+            if c >= width:
+                out[b, k] = _between(tables, first, last, raw.channels[b, c - width])
+            elif before == NEW:
+                out[b, k] = _between(tables, first, last, raw.own[raw.entries[b].event, c])
             else:
-                low, knots = first, last - first  # x[low] <= value < x[low + knots]
-                while knots > 1:  # without a branch that the processor would have to guess
-                    half = knots // 2
-                    low += half * (x[low + half] <= value)
-                    knots -= half
-                out[b, k] = z[low] + (z[low + 1] - z[low]) * (value - x[low]) / (x[low + 1] - x[low])
+                out[b, k] = store[before, k] if before >= 0 else out[~before, k]
+
+
+@compiled
+def _between(tables: Tables, first: int, last: int, value: np.float32) -> float:
+    x, z = tables.x, tables.z
+    if value <= x[first]:
+        return float(z[first])
+    if value >= x[last]:
+        return float(z[last])
+    below = np.int32(0)
+    for knot in range(np.uint64(first), np.uint64(last)):  # all of them: eight are compared at once, none is guessed
+        below += np.int32(x[knot] <= value)
+    low = first + below - 1
+    return float(z[low] + (z[low + 1] - z[low]) * (value - x[low]) / (x[low + 1] - x[low]))

@@ -122,7 +122,7 @@ def _fill(tell: Tell, model: Model, nodes: int, lists: int) -> None:
             events, _ = decoder.decode(as_records(map(encode, reviews)))
             scorer.score(events)
 
-    into(Scorer(model), BATCH)  # what the first batch loads stays
+    into(Scorer(model), BATCH + 1)  # what the first batches load stays: one of many events, one of few
     scorer = Scorer(model)
     tell({})
     into(scorer, nodes)
