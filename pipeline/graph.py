@@ -15,8 +15,9 @@ Invariants, each tested against a slow twin after every kind of event:
   - "now" is the watermark, the largest event time so far: it never runs backwards, so no counter does
 
 Costs: a node event O(R), a removal O(R) and now and then O(members) where a half-life must be summed anew, an edge
-O(fewer of the two ends' links). Memory a node: 48 bytes, 24 a link (32 where there are edges), 4 R for owner, 4 a
-deviating channel, and its id; a list: 72 bytes + 8 a counter, and its key. `ttl` and `max_neighbours` bound them all.
+O(fewer of the two ends' links). Memory a node: 43 bytes, 20 a link (32 where there are edges), 4 R for owner, 4 a
+deviating channel, and its id; a list: 75 bytes, 4 a counter, 8 a deviating channel, and its key. `ttl` and
+`max_neighbours` bound them all.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -33,6 +34,7 @@ from pipeline.graph_kernel import NO_ROOM, run
 from pipeline.graph_names import size_of
 from pipeline.graph_state import (
     COUNTS,
+    EDGE_LINK,
     LINK,
     LINK_ARRAYS,
     LIST,
@@ -125,11 +127,11 @@ class Graph:
         relations, levels = len(schema.relations), len(schema.deviating)
         arrivals, labels = len(schema.arrival_half_lives), len(schema.label_half_lives)
         self._rooms = {
-            "rows": Room(ROW), "lists": Room(LIST), "links": Room(LINK), "edge_ts": Room(np.float64),
+            "rows": Room(ROW), "lists": Room(LIST), "links": Room(LINK), "edge_links": Room(EDGE_LINK),
             "owner": Room(np.int32, relations), "levels": Room(np.float32, levels),
             "level_sums": Room(np.float64, levels),
-            "arrivals": Room(np.float64, arrivals), "labelled": Room(np.float64, labels),
-            "spam": Room(np.float64, labels), "free_rows": Room(np.int32), "free_lists": Room(np.int32),
+            "arrivals": Room(np.float32, arrivals), "labelled": Room(np.float32, labels),
+            "spam": Room(np.float32, labels), "free_rows": Room(np.int32), "free_lists": Room(np.int32),
             "idle_rows": Room(np.int32), "idle_lists": Room(np.int32),
         }  # fmt: skip
         self._state = State(meta=np.zeros(1, META), **{name: room.array for name, room in self._rooms.items()})
@@ -196,7 +198,7 @@ class Graph:
             link = int(state.links["prev"][link])
         rows = state.links["row"][found].astype(np.int64)
         of_edge = self._rules.group_of[state.lists["relation"][own]] < 0
-        ts = state.edge_ts[found] if of_edge else state.rows["ts"][rows]
+        ts = state.edge_links["ts"][found] if of_edge else state.rows["ts"][rows]
         live = state.rows["state"][rows] == LIVE
         return Members(rows[live], ts[live], state.rows["label"][rows][live])
 
@@ -239,8 +241,8 @@ class Graph:
         rows = sum(getattr(state, name).nbytes for name in OF_ROWS)
         lists = sum(getattr(state, name).nbytes for name in OF_LISTS)
         names = self._ids.memory_bytes() + self._keys.memory_bytes()
-        edge_ts = state.edge_ts.nbytes if self._schema.has_edges else 0
-        return {"rows": rows, "links": state.links.nbytes + edge_ts, "lists": lists, "names": names}
+        edge_links = state.edge_links.nbytes if self._schema.has_edges else 0
+        return {"rows": rows, "links": state.links.nbytes + edge_links, "lists": lists, "names": names}
 
     # -- state on disk --
 
@@ -253,7 +255,7 @@ class Graph:
         used = dict.fromkeys(ROW_ARRAYS, int(meta["rows_used"])) | dict.fromkeys(LIST_ARRAYS, int(meta["lists_used"]))
         used |= {"free_rows": int(meta["free_rows"]), "free_lists": int(meta["free_lists"])}
         links = int(meta["links_used"])
-        used |= {"links": links, "edge_ts": links * self._schema.has_edges, "idle_rows": 0, "idle_lists": 0}
+        used |= {"links": links, "edge_links": links * self._schema.has_edges, "idle_rows": 0, "idle_lists": 0}
         arrays = {f"graph.{name}": array[: used.get(name)] for name, array in state._asdict().items()}
         arrays["graph.capacity"] = np.array([self.row_capacity, self.list_capacity, len(state.links)])
         return arrays | self._ids.export("graph.ids") | self._keys.export("graph.keys")
@@ -309,6 +311,7 @@ def _rules(schema: Schema) -> Rules:
     for group, (relation, _) in enumerate(schema.groups):
         group_of[relation] = group
     return Rules(
+        has_edges=schema.has_edges,
         half_lives=np.array(schema.half_lives, np.float64),
         directed=np.array([relation.directed for relation in relations], np.bool_),
         max_neighbours=np.array([relation.max_neighbours or 0 for relation in relations], np.int64),

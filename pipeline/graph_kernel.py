@@ -184,7 +184,7 @@ def _forget(g: State, rules: Rules, out: Result, row: int) -> None:
     for r in range(g.owner.shape[1]):
         own = g.owner[row, r]
         if own >= 0 and rules.group_of[r] < 0:
-            drop_list(g, out, own)
+            drop_list(g, rules, out, own)
         g.owner[row, r] = -1
     _dequeue(g, row)
     g.rows[row].state = ABSENT
@@ -216,7 +216,7 @@ def _join_groups(g: State, rules: Rules, batch: Batch, out: Result, e: int) -> N
             remove_link(g, rules, out, find_link(g, old, row))
         g.owner[row, r] = new
         if new >= 0:
-            add_link(g, new, row)
+            add_link(g, rules, new, row)
 
 
 @compiled
@@ -284,8 +284,8 @@ def _add_neighbour(g: State, rules: Rules, out: Result, relation: int, row: int,
         g.owner[row, relation] = own
     elif find_link(g, own, neighbour) >= 0:
         return False
-    link, most = add_link(g, own, neighbour), rules.max_neighbours[relation]
-    g.edge_ts[link] = ts
+    link, most = add_link(g, rules, own, neighbour), rules.max_neighbours[relation]
+    g.edge_links[link].ts = ts
     if most > 0 and g.lists[own].links > most:  # the oldest goes after the newest came: a list never empties on the way
         remove_link(g, rules, out, g.lists[own].first)
     if g.rows[neighbour].state == LIVE:

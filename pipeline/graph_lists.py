@@ -43,7 +43,7 @@ def take_list(g: State) -> int:
 
 
 @compiled
-def add_link(g: State, own: int, row: int) -> int:
+def add_link(g: State, rules: Rules, own: int, row: int) -> int:
     """Put `row` last in list `own`; it counts for nothing until it enters."""
     meta = g.meta[0]
     link = meta.free_link
@@ -61,9 +61,11 @@ def add_link(g: State, own: int, row: int) -> int:
         g.lists[own].first = link
     g.lists[own].last = link
     g.lists[own].links += 1
-    it.row_prev, it.row_next = -1, g.rows[row].links
-    if it.row_next >= 0:
-        g.links[it.row_next].row_prev = link
+    it.row_next = g.rows[row].links
+    if rules.has_edges:
+        g.edge_links[link].row_prev = -1
+        if it.row_next >= 0:
+            g.edge_links[it.row_next].row_prev = link
     g.rows[row].links = link
     return int(link)
 
@@ -74,14 +76,14 @@ def remove_link(g: State, rules: Rules, out: Result, link: int) -> None:
     if has_entered(g, link):
         leave(g, rules, out, link)
     own = g.links[link].list
-    _splice(g, link)
+    _splice(g, rules, link)
     g.lists[own].links -= 1
     if g.lists[own].links == 0:
         _forget_list(g, own)
 
 
 @compiled
-def _splice(g: State, link: int) -> None:
+def _splice(g: State, rules: Rules, link: int) -> None:
     it = g.links[link]
     if it.prev >= 0:
         g.links[it.prev].next = it.next
@@ -91,21 +93,33 @@ def _splice(g: State, link: int) -> None:
         g.links[it.next].prev = it.prev
     else:
         g.lists[it.list].last = it.prev
-    if it.row_prev >= 0:
-        g.links[it.row_prev].row_next = it.row_next
+    before = _row_prev(g, rules, link)
+    if before >= 0:
+        g.links[before].row_next = it.row_next
     else:
         g.rows[it.row].links = it.row_next
-    if it.row_next >= 0:
-        g.links[it.row_next].row_prev = it.row_prev
+    if rules.has_edges and it.row_next >= 0:
+        g.edge_links[it.row_next].row_prev = before
     it.row, it.next = -1, g.meta[0].free_link
     g.meta[0].free_link = link
 
 
 @compiled
-def drop_list(g: State, out: Result, own: int) -> None:
+def _row_prev(g: State, rules: Rules, link: int) -> int:
+    """The link before this one among its row's, or -1."""
+    if rules.has_edges:
+        return int(g.edge_links[link].row_prev)
+    before, at = -1, g.rows[g.links[link].row].links
+    while at != link:
+        before, at = at, g.links[at].row_next
+    return int(before)
+
+
+@compiled
+def drop_list(g: State, rules: Rules, out: Result, own: int) -> None:
     """Empty a list at once: its owner is forgotten."""
     while g.lists[own].first >= 0:
-        _splice(g, g.lists[own].first)
+        _splice(g, rules, g.lists[own].first)
     g.lists[own].links = 0
     _empty(g, out, own)
     _forget_list(g, own)
@@ -150,7 +164,7 @@ def has_entered(g: State, link: int) -> bool:
 def _age(g: State, rules: Rules, link: int) -> float:
     """The event time that a half-life weighs: the edge's, or the node's."""
     it = g.links[link]
-    return float(g.edge_ts[link] if rules.group_of[g.lists[it.list].relation] < 0 else g.rows[it.row].ts)
+    return float(g.edge_links[link].ts if rules.group_of[g.lists[it.list].relation] < 0 else g.rows[it.row].ts)
 
 
 @compiled

@@ -28,7 +28,7 @@ class State(NamedTuple):
     rows: Array
     lists: Array
     links: Array
-    edge_ts: Array  # (K,) of the edge that made the link; a group's has the time of its row
+    edge_links: Array  # (K,) EDGE_LINK: what links have besides where there are edges, else never written to
     owner: Array  # (N, R) the list that a row reads
     levels: Array  # (N, D) the row's deviating own channels
     level_sums: Array  # (L, D) weighted, over the members
@@ -43,13 +43,14 @@ class State(NamedTuple):
 
 
 ROW_ARRAYS = ("rows", "owner", "levels")  # these tell of rows, those of links and of lists
-LINK_ARRAYS = ("links", "edge_ts")
+LINK_ARRAYS = ("links", "edge_links")
 LIST_ARRAYS = ("lists", "level_sums", "arrivals", "labelled", "spam")
 
 
 class Rules(NamedTuple):
     """What the schema says, as numbers."""
 
+    has_edges: bool
     half_lives: Array  # (R,) seconds; inf: none
     directed: Array  # (R,) bool
     max_neighbours: Array  # (R,) 0: no bound
@@ -93,6 +94,7 @@ class Result(NamedTuple):
     kept: Array  # (n,) KEPT
 
 
+# Without gaps: what a field that crosses a cache line costs is less than what the gaps would.
 ROW = np.dtype(
     [
         ("ts", "f8"),  # event time of its node event
@@ -104,8 +106,7 @@ ROW = np.dtype(
         ("state", "i1"),  # ABSENT, PLACEHOLDER, LIVE
         ("label", "i1"),  # 1 spam, 0 not, -1 unknown
         ("idle", "i1"),  # noted as perhaps free
-    ],
-    align=True,
+    ]
 )
 LIST = np.dtype(
     [
@@ -114,7 +115,7 @@ LIST = np.dtype(
         ("counted_at", "f8"),  # watermark of the last arrival, the time of `arrivals`; -inf: none yet
         ("labelled_at", "f8"),  # the time of `labelled` and `spam`
         ("peak", "f4"),  # the largest weight since it was last summed anew
-        ("relation", "i4"),
+        ("relation", "i2"),
         ("owner", "i4"),  # row of an edge relation's list, -1 for a group's
         ("first", "i4"),  # oldest and newest link
         ("last", "i4"),
@@ -123,8 +124,7 @@ LIST = np.dtype(
         ("labelled_count", "i4"),
         ("spam_count", "i4"),
         ("idle", "i1"),
-    ],
-    align=True,
+    ]
 )
 LINK = np.dtype(
     [
@@ -132,10 +132,14 @@ LINK = np.dtype(
         ("row", "i4"),  # -1: the link is free
         ("prev", "i4"),  # in the list
         ("next", "i4"),
-        ("row_prev", "i4"),  # among the row's links
-        ("row_next", "i4"),
-    ],
-    align=True,
+        ("row_next", "i4"),  # among the row's links
+    ]
+)
+EDGE_LINK = np.dtype(
+    [
+        ("ts", "f8"),  # of the edge that made the link; a group's has the time of its row
+        ("row_prev", "i4"),  # without edges a row has a few links, and is walked
+    ]
 )
 META = np.dtype(
     [

@@ -7,7 +7,7 @@
 A *space* keeps equal texts apart: each relation's group keys have their own. An index is the caller's choosing, and
 nothing but the place in `slots` depends on the hash, which is keyed: whoever sends ids cannot choose them to collide.
 
-A name costs its text, an entry and one to two slots with room between: 16 + 10 to 21 bytes and its text.
+A name costs its text, an entry and one to two slots with room between: 12 + 10 to 21 bytes and its text.
 """
 
 import secrets
@@ -21,7 +21,7 @@ from pipeline.room import Room, more_room
 from pipeline.texts import Texts
 from pipeline.texts_kernel import gather
 
-NAME_BYTES = 60  # of one with a text of 20 bytes and slots as full as they are on average
+NAME_BYTES = 56  # of one with a text of 20 bytes and slots as full as they are on average
 
 FEWEST_SLOTS = 16
 
@@ -63,7 +63,7 @@ class Names:
             return
         text = Room(np.uint8).reserve(more_room(used - lost, more))
         known = table.entries["length"] >= 0
-        start, length = table.entries["start"][known], table.entries["length"][known]
+        start, length = table.entries["start"][known], table.entries["length"][known].astype(np.int32)
         gather(table.text, start, length, text.array)
         table.entries["start"][known] = np.cumsum(length, dtype=np.int64) - length
         table.meta["used"], table.meta["lost"] = used - lost, 0
