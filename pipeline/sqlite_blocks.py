@@ -67,6 +67,9 @@ def records_of(row: Row, position: int, most: int) -> list[Record]:
     if odd is not None:
         keys = [None if key is None else key.decode(errors="surrogateescape") for key in odd]
     first, headers = last + 1 - len(values), _unpacked(packed_headers)
+    if first == last:  # appended alone: what is below would take three times as long
+        key = None if keys is None else keys[0]
+        return [_new(Record, (last, values[0], key, content_type, appended_at, headers, "", -1))]
     same = (repeat(content_type), repeat(appended_at), repeat(headers), repeat(""), repeat(-1))
     fields = zip(range(first, last + 1), values, repeat(None) if keys is None else keys, *same)  # noqa: B905
     start = max(0, position - first)

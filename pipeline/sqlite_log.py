@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pipeline.errors import LogError
 from pipeline.log import Log, Message, Move, Progress, Read, Record, check_moves
-from pipeline.sqlite_blocks import COLUMNS, Row, records_of, rows_of
+from pipeline.sqlite_blocks import COLUMNS, records_of, rows_of
 from pipeline.sqlite_checkpoint import LAST_RESORT_PAGES, Checkpoints
 
 TOPIC_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
@@ -43,7 +43,7 @@ ERRORS = {
 class SqliteLog(Log):
     """The embedded log, one SQLite file.  Many processes may write and read it at once; one object serves one thread.
 
-    Cost: some 1.5 µs a message read and 3 µs a message appended, besides 50 µs a call.
+    Cost: some 0.4 µs a message to read and to append, besides 20 µs a call; 2.5 µs to read one that was appended alone.
     """
 
     def __init__(
@@ -234,18 +234,16 @@ class SqliteLog(Log):
         rows = self._execute(f'SELECT * FROM "topic_{topic}" WHERE last >= ? ORDER BY last', (position,))
         records: list[Record] = []
         bytes_left = MAX_READ_BYTES
-        while len(records) < max_records and bytes_left > 0 and (row := rows.fetchone()):
-            records += self._records(row, position, max_records - len(records))
-            bytes_left -= len(row[-1])
-        rows.close()  # an open cursor would keep the write-ahead log from being emptied
-        return records
-
-    def _records(self, row: Row, position: int, most: int) -> list[Record]:
         try:
-            return records_of(row, position, most)
+            while len(records) < max_records and bytes_left > 0 and (row := rows.fetchone()):
+                records += records_of(row, position, max_records - len(records))
+                bytes_left -= len(row[-1])
         except ValueError as error:
             what, fix = ERRORS[sqlite3.SQLITE_CORRUPT]
             raise LogError(f"log {self._path}: {what} (the block up to {row[0]}: {error}); {fix}") from error
+        finally:
+            rows.close()  # an open cursor would keep the write-ahead log from being emptied
+        return records
 
     def _end(self, topic: str) -> int:
         (last,) = self._execute(f'SELECT max(last) FROM "topic_{topic}"').fetchone()
