@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.columns import Wrong, check_keys
+from pipeline.columns import Wrong
 from pipeline.events import (
     EDGE,
     LABEL,
@@ -25,9 +25,9 @@ from pipeline.events import (
     BadEvent,
     EventBatch,
     bad_event,
+    check_groups,
     check_texts,
     check_ts,
-    note,
     note_where,
 )
 from pipeline.log import Record
@@ -149,9 +149,7 @@ class PackedReader:
             note_where(np.any(endless, axis=1), "not_finite", "a feature is not finite", wrong)
             note_where(np.any(far, axis=1), "out_of_range", "a feature is beyond what the schema allows", wrong)
         nodes = np.flatnonzero(kind == NODE)
-        for g, (r, relation) in enumerate(self._schema.groups):
-            keys = batch.keys[g, nodes]
-            note(check_keys(self._schema.relation_names[r], keys, relation.optional), nodes, wrong)
+        check_groups(self._schema, batch.keys[:, nodes], nodes, wrong)
         return wrong
 
     def _check_edges(self, batch: EventBatch, wrong: Wrong) -> None:

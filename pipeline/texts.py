@@ -60,11 +60,15 @@ class Texts:
     @staticmethod
     def join(parts: "Sequence[Texts]") -> "Texts":
         """Return the texts of `parts` one after the other, along the last axis."""
-        offsets = np.cumsum([0, *(len(part.data) for part in parts[:-1])])
-        starts = [part.start + offset for part, offset in zip(parts, offsets, strict=True)]
+        offsets: dict[int, int] = {}  # of data, by its identity: what parts share is taken once
+        data: list[Data] = []
+        for part in parts:
+            if id(part.data) not in offsets:
+                offsets[id(part.data)] = sum(map(len, data))
+                data.append(part.data)
         return Texts(
-            np.concatenate([part.data for part in parts]),
-            np.concatenate(starts, axis=-1),
+            data[0] if len(data) == 1 else np.concatenate(data),
+            np.concatenate([part.start + offsets[id(part.data)] for part in parts], axis=-1),
             np.concatenate([part.length for part in parts], axis=-1),
         )
 
