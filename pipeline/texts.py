@@ -139,6 +139,8 @@ class Texts:
 
     def is_text(self) -> bool:
         """Is every text UTF-8?  Of one that came from outside nobody knows."""
+        if self.data.max(initial=0) < 128:
+            return True
         near = self.packed()
         try:
             near.data.tobytes().decode()
