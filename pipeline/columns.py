@@ -9,7 +9,7 @@ so that a good batch costs a few whole-column operations and only a bad one is l
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import repeat
+from itertools import chain, repeat
 from types import NoneType
 from typing import Any
 
@@ -68,7 +68,7 @@ def texts_of(fields: Sequence[Sequence[Any]]) -> Texts:
 
     A number and its text are the same, and so are 5 and 5.0: producers differ in how they write them.
     """
-    texts = [text for values in fields for text in _texts_of(values)]
+    texts = list(chain.from_iterable(map(_texts_of, fields)))
     return Texts.of(texts).reshaped(len(fields), len(fields[0]) if fields else 0)
 
 

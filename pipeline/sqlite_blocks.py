@@ -25,7 +25,7 @@ COLUMNS = (
     " messages BLOB NOT NULL"
 )
 BLOCK_MESSAGES = 512
-BLOCK_BYTES = 256 << 10  # of values
+BLOCK_BYTES = 64 << 10  # of values
 
 Row = tuple[int, float, str, bytes | None, bytes]
 
@@ -52,7 +52,7 @@ def _rows(messages: Sequence[Message], position: int, appended_at: float) -> Ite
 
 
 def _packed(keys: Sequence[str | None], values: Sequence[bytes]) -> bytes:
-    known = None if keys.count(None) == len(keys) else keys
+    known = None if keys[0] is None and keys.count(None) == len(keys) else keys
     try:
         return _encode((known, None, values))
     except UnicodeEncodeError:
