@@ -50,16 +50,29 @@ def weekdays(ts: npt.NDArray[np.float64]) -> Floats:
 _DAYS = np.eye(7, dtype=np.float32)
 
 
-def group_keys(fields: Texts) -> Texts:
-    """Join each node's values of a relation's fields into its group key; none where one is missing.  # (f, n) -> (n,)
+def group_keys(fields: Texts, relations: Sequence[Sequence[int]]) -> Texts:
+    """Join each node's values of the fields that a relation groups by into its group key; none where one is missing.
 
     The parts of a key stay apart: ("a", "bc") and ("ab", "c") are two keys whatever the texts hold.
+
+    fields     (f, n)
+    relations  the fields of each
+    returns    (relations, n)
     """
-    if len(fields) == 1:
-        return fields[0, :]
-    length = np.empty(fields.length.shape[1], np.int32)
-    data = np.empty(2 * int(np.maximum(fields.length, 0).sum()) + fields.length.size, np.uint8)
-    used = join(fields.data, fields.start, fields.length, length, data)
+    rows, joined = [], [fields]
+    for parts in relations:
+        if len(parts) == 1:
+            rows.append(parts[0])
+        else:
+            rows.append(len(fields) + len(joined) - 1)
+            joined.append(_joined(fields[parts]))
+    return Texts.join(joined, axis=0)[rows]
+
+
+def _joined(parts: Texts) -> Texts:
+    length = np.empty((1, parts.length.shape[1]), np.int32)
+    data = np.empty(2 * int(np.maximum(parts.length, 0).sum()) + parts.length.size, np.uint8)
+    used = join(parts.data, parts.start, parts.length, length[0], data)
     return Texts.laid_out(data[:used], length)
 
 

@@ -68,8 +68,7 @@ class JsonReader:
         ]
         self._weekdays = [schema.own_slices[n] for n, f in schema.features.items() if isinstance(f, Weekday)]
         self._group_paths = sorted({path for _, relation in schema.groups for path in relation.group_by})
-        parts = [list(map(self._group_paths.index, relation.group_by)) for _, relation in schema.groups]
-        self._group_parts = [np.array(places, np.int64) for places in parts]
+        self._group_parts = [list(map(self._group_paths.index, relation.group_by)) for _, relation in schema.groups]
         self._of_nodes = {p: self._get[p] for p in (*self._group_paths, *(source for _, source, _ in self._columns))}
         self._relation = {name: r for r, name in enumerate(schema.relations) if schema.relations[name].kind == "edge"}
 
@@ -177,6 +176,8 @@ class JsonReader:
     def _label_column(self, messages: list[Any], kind: npt.NDArray[np.uint8], wrong: Wrong) -> npt.NDArray[np.int8]:
         label = np.full(len(messages), -1, np.int8)
         labels = np.flatnonzero(kind == LABEL)
+        if not len(labels):
+            return label
         words = list(map(self._field["label"], [messages[i] for i in labels.tolist()]))
         label[labels] = found = self._label_of(words)
         for i in np.flatnonzero(found < 0).tolist():
@@ -200,8 +201,7 @@ class JsonReader:
         for place in self._weekdays:  # any day does for a time that is bad
             channels[:, place] = weekdays(np.fmax(np.fmin(ts[nodes], schema.ts_range[1]), schema.ts_range[0]))
         fields = texts_of([said[path] for path in self._group_paths])
-        found = [group_keys(fields[parts]) for parts in self._group_parts]
-        keys = Texts.stack(found, len(nodes))
+        keys = group_keys(fields, self._group_parts) if schema.groups else Texts.none(0, len(nodes))
         check_groups(schema, keys, nodes, wrong)
         if len(nodes) == n:
             return channels, keys

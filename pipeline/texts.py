@@ -48,9 +48,10 @@ class Texts:
     @staticmethod
     def laid_out(data: Data, length: Lengths) -> "Texts":
         """Return texts that lie in `data` one behind the other, row after row; `data` is copied.  # (bytes,), (...,)"""
-        ends = np.cumsum(np.maximum(length, 0), dtype=np.int64).reshape(length.shape)
+        sizes = np.maximum(length, 0)
+        ends = sizes.cumsum(dtype=np.int64).reshape(length.shape)
         # A copy: a view of a message could not be written to, and would make numba compile everything twice.
-        return Texts(data.copy(), ends - np.maximum(length, 0), length)
+        return Texts(data.copy(), ends - sizes, length)
 
     @staticmethod
     def none(*shape: int) -> "Texts":
@@ -58,8 +59,10 @@ class Texts:
         return Texts(np.zeros(0, np.uint8), np.zeros(shape, np.int64), np.full(shape, NONE, np.int32))
 
     @staticmethod
-    def join(parts: "Sequence[Texts]") -> "Texts":
-        """Return the texts of `parts` one after the other, along the last axis."""
+    def join(parts: "Sequence[Texts]", axis: int = -1) -> "Texts":
+        """Return the texts of `parts` one after the other."""
+        if len(parts) == 1:
+            return parts[0]
         offsets: dict[int, int] = {}  # of data, by its identity: what parts share is taken once
         data: list[Data] = []
         for part in parts:
@@ -68,16 +71,9 @@ class Texts:
                 data.append(part.data)
         return Texts(
             data[0] if len(data) == 1 else np.concatenate(data),
-            np.concatenate([part.start + offsets[id(part.data)] for part in parts], axis=-1),
-            np.concatenate([part.length for part in parts], axis=-1),
+            np.concatenate([part.start + offsets[id(part.data)] for part in parts], axis=axis),
+            np.concatenate([part.length for part in parts], axis=axis),
         )
-
-    @staticmethod
-    def stack(rows: "Sequence[Texts]", count: int) -> "Texts":
-        """Return columns of `count` texts each as the rows of one.  # -> (rows, count)"""
-        if not rows:
-            return Texts.none(0, count)
-        return Texts.join(rows).reshaped(len(rows), count)
 
     def reshaped(self, rows: int, count: int) -> "Texts":
         """Return the same texts in so many rows."""

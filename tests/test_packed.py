@@ -199,7 +199,8 @@ def test_a_field_that_a_type_does_not_have_is_neutral_whatever_the_message_says(
     batch.features[batch.kind != NODE] = math.nan
     batch.ts[batch.kind == RETRACT] = -5.0
     user, *others = batch.keys.tolist()
-    batch.keys = Texts.stack([Texts.of(keys) for keys in ([key or "k" for key in user], *others)], len(batch))
+    columns = ([key or "k" for key in user], *others)
+    batch.keys = Texts.join([Texts.of(keys) for keys in columns]).reshaped(len(columns), len(batch))
     found, bad = Decoder(SCHEMA).decode([record(encode_packed(SCHEMA, batch))])
     assert bad == []
     assert found.target.tolist() == [kind in (NODE, SCORE) for kind in expected.kind.tolist()]
