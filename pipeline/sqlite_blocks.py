@@ -66,6 +66,8 @@ def records_of(row: Row, position: int, most: int) -> list[Record]:
     keys, odd, values = _decode(messages)
     if odd is not None:
         keys = [None if key is None else key.decode(errors="surrogateescape") for key in odd]
+    if keys is not None and len(keys) != len(values):
+        raise ValueError(f"{len(keys)} keys, {len(values)} values")
     first, headers = last + 1 - len(values), _unpacked(packed_headers)
     if first == last:  # appended alone: what is below would take three times as long
         key = None if keys is None else keys[0]

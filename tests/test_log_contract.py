@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from fakes import Crash, ListLog, one_megabyte_disk
 from kafka_topics import ApartLog
@@ -21,6 +22,7 @@ from pipeline.errors import LogError
 from pipeline.log import JSON, PACKED, TOMBSTONE, Log, Message, Move
 from pipeline.log_url import open_log
 from pipeline.recorded import RecordedFile
+from pipeline.sqlite_blocks import records_of, rows_of
 from pipeline.sqlite_log import SqliteLog
 
 MakeLog = Callable[[Path], Log]
@@ -560,6 +562,12 @@ def test_a_damaged_block_is_one_clear_line(tmp_path: Path):
     ):
         log.read_batch("events", 0, 100, 0)
     log.close()
+
+
+def test_a_block_that_lacks_a_key_is_damaged():
+    ((*columns, _),) = rows_of([Message(b"1", "a"), Message(b"2", "b")], 0, 0.0)
+    with pytest.raises(ValueError, match="1 keys, 2 values"):
+        records_of((*columns, msgspec.msgpack.encode((["a"], None, [b"1", b"2"]))), 0, 10)
 
 
 def test_a_log_that_another_process_keeps_locked_is_waited_for_and_then_named(tmp_path: Path):
