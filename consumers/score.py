@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from consumers.tally import Tally, Waiting
+from consumers.tally import Tally
 from pipeline.batcher import MicroBatcher
 from pipeline.config import Config
 from pipeline.decoder import Decoder, media_type
@@ -95,7 +95,7 @@ class ScoreConsumer:
         # Where commits are cheap, what comes while a micro-batch is scored and committed is the next one: as large as
         # the load makes it, and nobody waits for company that may never come.
         wait = self.config.score.max_wait_seconds if self.log.costly_commits else 0.0
-        self._batcher: MicroBatcher[Waiting] = MicroBatcher(self.config.score.max_batch, wait)
+        self._batcher: MicroBatcher[Record] = MicroBatcher(self.config.score.max_batch, wait)
 
     # -- recovery --
 
@@ -173,8 +173,10 @@ class ScoreConsumer:
             read = self.log.read_batch(self._topic, self.read_to, room, self._wait_for_company(now))
             read = read if until is None else clip(read, until)
             now = self.monotonic()
+            if read.records:
+                self._tally.note_read(self.read_to, now)
             self.read_to, self.stats.log_end = read.position, read.end
-            self._batcher.add_all([(record, now) for record in read.records], now)
+            self._batcher.add_all(read.records, now)
             self._serve(self._batcher.take_if_due(now))
             self._tally.take_finished()
             self._snapshot_if_due()
@@ -195,12 +197,11 @@ class ScoreConsumer:
         self._tally.take_finished()
         self.snapshot()
 
-    def _serve(self, batch: Sequence[Waiting]) -> None:
+    def _serve(self, records: Sequence[Record]) -> None:
         """Score one micro-batch and commit it."""
-        if not batch:
+        if not records:
             return
         times = [self.monotonic()]
-        records = [record for record, _ in batch]
         events, bad = self._decoder.decode(records)
         times.append(self.monotonic())
         scored = self.scorer.score(events, self._explain)
@@ -212,8 +213,8 @@ class ScoreConsumer:
         underway, spam = self._commit(events, scored, bad)
         self._tally.note(events, scored, bad, spam)
         self._tally.note_state(self.position)
-        self._tally.time(len(batch), times[1] - times[0], scored)
-        self._tally.expect(underway, began, batch, events.position[scored.event], self.monotonic)
+        self._tally.time(len(records), times[1] - times[0], scored)
+        self._tally.expect(underway, began, events.position[scored.event], self.monotonic)
 
     def _commit(
         self, events: EventBatch, scored: Scored, bad: list[BadEvent]

@@ -1,5 +1,6 @@
 """What a scoring consumer counts about its micro-batches, into the stats of its shard.
 
+note_read      when messages were read
 note, time     at once: events by outcome, scores, dead letters; the time of each stage
 note_state     how large the state is now
 expect         once the log has finished the commit: how long it took, and how old its scores were then
@@ -13,12 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.events import BadEvent, EventBatch
-from pipeline.log import Record, Underway
+from pipeline.log import Underway
 from pipeline.schema import EVENT_TYPES
 from pipeline.scorer import Scored, Scorer
 from pipeline.stats import OUTCOMES, ServiceStats
-
-Waiting = tuple[Record, float]  # a message, and when it was read, monotonic seconds
 
 
 class _Commit(NamedTuple):
@@ -35,6 +34,14 @@ class Tally:
     def __init__(self, stats: ServiceStats, scorer: Scorer) -> None:
         self._stats, self._scorer = stats, scorer
         self._commits: deque[_Commit] = deque()  # not known to be durable
+        # Of the micro-batch that gathers: the first position of each read, and monotonic seconds.
+        self._read_from: list[int] = []
+        self._read_at: list[float] = []
+
+    def note_read(self, position: int, now: float) -> None:
+        """Note when the messages from `position` on were read, which the next micro-batch holds."""
+        self._read_from.append(position)
+        self._read_at.append(now)
 
     def note(self, events: EventBatch, scored: Scored, bad: Sequence[BadEvent], spam: npt.NDArray[np.bool_]) -> None:
         """Count a micro-batch that was scored; `spam` tells which of its B scores are.  # (B,)"""
@@ -76,13 +83,13 @@ class Tally:
         self,
         underway: Underway | None,
         began: float,
-        batch: Sequence[Waiting],
         scored_positions: npt.NDArray[np.int64],
         monotonic: Callable[[], float],
     ) -> None:
         """Count the commit of a micro-batch once it is durable, which it is by now where nothing is under way."""
-        positions = np.array([record.position for record, _ in batch])
-        read_at = np.array([when for _, when in batch])[np.searchsorted(positions, scored_positions)]
+        reads = np.searchsorted(self._read_from, scored_positions, side="right") - 1
+        read_at = np.array(self._read_at)[reads]
+        self._read_from, self._read_at = [], []
         self._commits.append(_Commit(underway, began, read_at))
         if underway is None:
             self._count_commit(monotonic())

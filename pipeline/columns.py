@@ -8,8 +8,8 @@ A column function takes the field's values (`None` where a message has none) and
 so that a good batch costs a few whole-column operations and only a bad one is looked at value by value.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from itertools import repeat
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain, repeat
 from types import NoneType
 from typing import Any
 
@@ -44,34 +44,54 @@ def column_of(name: str, feature: Feature) -> Column:
 def weekdays(ts: npt.NDArray[np.float64]) -> Floats:
     """One-hot day of the week in UTC, Monday first; the epoch began on a Thursday.  # (n, 7)"""
     day = (np.floor(ts / 86400.0).astype(np.int64) + 3) % 7
-    return np.eye(7, dtype=np.float32)[day]
+    return _DAYS.take(day, axis=0)
 
 
-def group_keys(fields: Sequence[Texts]) -> Texts:
-    """Join each node's values of a relation's fields into its group key; none where one is missing.  # (n,)
+_DAYS = np.eye(7, dtype=np.float32)
+
+
+def group_keys(fields: Texts, relations: Sequence[Sequence[int]]) -> Texts:
+    """Join each node's values of the fields that a relation groups by into its group key; none where one is missing.
 
     The parts of a key stay apart: ("a", "bc") and ("ab", "c") are two keys whatever the texts hold.
+
+    fields     (f, n)
+    relations  the fields of each
+    returns    (relations, n)
     """
-    if len(fields) == 1:
-        return fields[0]
-    columns = Texts.stack(fields, len(fields[0]))
-    length = np.empty(len(fields[0]), np.int32)
-    data = np.empty(2 * int(np.maximum(columns.length, 0).sum()) + columns.length.size, np.uint8)
-    used = join(columns.data, columns.start, columns.length, length, data)
+    rows, joined = [], [fields]
+    for parts in relations:
+        if len(parts) == 1:
+            rows.append(parts[0])
+        else:
+            rows.append(len(fields) + len(joined) - 1)
+            joined.append(_joined(fields[parts]))
+    return Texts.join(joined, axis=0)[rows]
+
+
+def _joined(parts: Texts) -> Texts:
+    length = np.empty((1, parts.length.shape[1]), np.int32)
+    data = np.empty(2 * int(np.maximum(parts.length, 0).sum()) + parts.length.size, np.uint8)
+    used = join(parts.data, parts.start, parts.length, length[0], data)
     return Texts.laid_out(data[:used], length)
 
 
-def texts_of(values: Sequence[Any]) -> Texts:
-    """Return a field's values as texts.  # (n,)
+def texts_of(fields: Sequence[Sequence[Any]]) -> Texts:
+    """Return the values of fields, n each, as texts.  # (fields, n)
 
     A number and its text are the same, and so are 5 and 5.0: producers differ in how they write them.
     """
+    texts = list(chain.from_iterable(map(_texts_of, fields)))
+    return Texts.of(texts).reshaped(len(fields), len(fields[0]) if fields else 0)
+
+
+def _texts_of(values: Sequence[Any]) -> Iterable[str | None]:
     kinds = set(map(type, values))
     if kinds == {int}:
-        return Texts.of(list(map(str, values)))
-    if not kinds <= {str, NoneType}:
-        return Texts.of([None if value is None else text_of(value) for value in values])
-    return Texts.of(values)
+        return map(str, values)
+    if kinds <= {str, NoneType}:
+        return values
+    return [None if value is None else text_of(value) for value in values]
 
 
 def check_keys(name: str, keys: Texts, optional: bool) -> Wrong:

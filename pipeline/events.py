@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.columns import LONGEST_NAME, Wrong
+from pipeline.columns import LONGEST_NAME, Wrong, check_keys
 from pipeline.compiled import is_plain
 from pipeline.log import Record
 from pipeline.schema import Schema
@@ -178,6 +178,14 @@ def check_texts(what: str, names: Texts, wrong: Wrong, events: npt.NDArray[np.in
             wrong.setdefault(event, ("empty_name", f"{what} is empty"))
         elif len(name) > LONGEST_NAME:
             wrong.setdefault(event, ("too_long", f"{what} has {len(name)} characters, at most {LONGEST_NAME}"))
+
+
+def check_groups(schema: Schema, keys: Texts, nodes: npt.NDArray[np.int64], wrong: Wrong) -> None:
+    """Note the group keys of nodes that are missing or too long.  # (groups, nodes)"""
+    if not ((keys.length < 0) | (keys.length > LONGEST_NAME)).any():
+        return
+    for g, (r, relation) in enumerate(schema.groups):
+        note(check_keys(schema.relation_names[r], keys[g, :], relation.optional), nodes, wrong)
 
 
 def _writable(text: str) -> str:

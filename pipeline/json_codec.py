@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.columns import Column, Wrong, check_keys, column_of, group_keys, lookup, texts_of, weekdays
+from pipeline.columns import Column, Wrong, column_of, group_keys, lookup, texts_of, weekdays
 from pipeline.events import (
     EDGE,
     LABEL,
@@ -23,6 +23,7 @@ from pipeline.events import (
     BadEvent,
     EventBatch,
     bad_event,
+    check_groups,
     check_names,
     check_ts,
     note,
@@ -60,13 +61,15 @@ class JsonReader:
         self._labels = {text_of(word): 1 for word in schema.labels.spam}
         self._labels |= {text_of(word): 0 for word in schema.labels.not_spam}
         self._label_of = lookup(self._labels)
-        self._columns: list[tuple[slice, Any, Column]] = [
-            (schema.own_slices[name], self._get[source], column_of(name, feature))
+        self._columns: list[tuple[slice, str, Column]] = [
+            (schema.own_slices[name], source, column_of(name, feature))
             for name, feature in schema.features.items()
             if (source := source_of(name, feature)) is not None
         ]
         self._weekdays = [schema.own_slices[n] for n, f in schema.features.items() if isinstance(f, Weekday)]
         self._group_paths = sorted({path for _, relation in schema.groups for path in relation.group_by})
+        self._group_parts = [list(map(self._group_paths.index, relation.group_by)) for _, relation in schema.groups]
+        self._of_nodes = {p: self._get[p] for p in (*self._group_paths, *(source for _, source, _ in self._columns))}
         self._relation = {name: r for r, name in enumerate(schema.relations) if schema.relations[name].kind == "edge"}
 
     def read(self, records: Sequence[Record]) -> tuple[EventBatch, list[BadEvent]]:
@@ -83,7 +86,7 @@ class JsonReader:
     def _parse(self, records: Sequence[Record]) -> tuple[list[Any], Sequence[Record], list[BadEvent]]:
         decode = self._decode
         try:
-            return [decode(record.value) for record in records], records, []
+            return list(map(decode, map(_VALUE, records))), records, []
         except (ValueError, RecursionError):
             pass  # one of them is bad: find out which
         messages, good, bad = [], [], []
@@ -99,30 +102,31 @@ class JsonReader:
         return messages, good, bad
 
     def _batch(self, messages: list[Any], records: Sequence[Record], wrong: Wrong) -> EventBatch:
+        n = len(messages)
         kind = self._kind_column(messages, wrong)
+        nodes, linked = np.flatnonzero(kind == NODE), np.flatnonzero((kind == EDGE) | (kind == RETRACT))
         ts = self._ts_column(messages, kind, records, wrong)
-        edges = self._edge_columns(messages, kind, wrong)
-        nodes = np.flatnonzero(kind == NODE)
+        edge_event, edge_relation, edge_other = self._edge_columns(messages, kind, linked, wrong)
         features, keys = self._node_columns(messages, nodes, ts, wrong)
         return EventBatch(
             kind=kind,
-            id=self._id_column(messages, kind, wrong),
+            id=self._id_column(messages, kind, linked, wrong),
             ts=ts,
             target=self._target_column(messages, kind, wrong),
             label=self._label_column(messages, kind, wrong),
             features=features,
             keys=keys,
-            edge_event=np.array(edges[0], np.int32),
-            edge_relation=np.array(edges[1], np.int32),
-            edge_other=edges[2],
-            position=np.array([record.position for record in records], np.int64),
-            index=np.zeros(len(messages), np.int32),
+            edge_event=edge_event,
+            edge_relation=edge_relation,
+            edge_other=edge_other,
+            position=np.fromiter(map(_POSITION, records), np.int64, n),
+            index=np.zeros(n, np.int32),
         )
 
     def _kind_column(self, messages: list[Any], wrong: Wrong) -> npt.NDArray[np.uint8]:
         words = list(map(self._type, messages))
         try:
-            return np.array([self._kinds[word] for word in words], np.uint8)
+            return np.fromiter(map(self._kinds.__getitem__, words), np.uint8, len(words))
         except KeyError:
             for i, word in enumerate(words):
                 if word not in self._kinds:
@@ -141,16 +145,18 @@ class JsonReader:
         ts = np.array(values, np.float64)  # None becomes nan
         if self._schema.time.unit == "milliseconds":
             ts /= 1000.0
-        appended_at = np.array([record.appended_at for record in records], np.float64)
+        appended_at = np.fromiter(map(_APPENDED_AT, records), np.float64, len(records))
         if self._schema.time.missing == "log":
             ts = np.where([value is None for value in said], appended_at, ts)
         check_ts(self._schema, ts, kind, appended_at, wrong)
         ts[kind == RETRACT] = np.nan
         return ts
 
-    def _id_column(self, messages: list[Any], kind: npt.NDArray[np.uint8], wrong: Wrong) -> Texts:
+    def _id_column(
+        self, messages: list[Any], kind: npt.NDArray[np.uint8], linked: npt.NDArray[np.int64], wrong: Wrong
+    ) -> Texts:
         ids = list(map(self._field["id"], messages))
-        for i in np.flatnonzero((kind == EDGE) | (kind == RETRACT)).tolist():
+        for i in linked.tolist():
             if ids[i] is None or kind[i] == EDGE:
                 ids[i] = self._field["src"](messages[i])
         return check_names("id", ids, wrong)
@@ -164,15 +170,17 @@ class JsonReader:
             loose = np.array([type(t) is not bool for t in said], np.bool_)
             note_where(loose & (kind == NODE), "wrong_type", "target is neither true nor false", wrong)
             said = [t is True for t in said]
-        target: npt.NDArray[np.bool_] = (kind == SCORE) | ((kind == NODE) & np.array(said, np.bool_))
+        target: npt.NDArray[np.bool_] = (kind == SCORE) | ((kind == NODE) & np.fromiter(said, np.bool_, len(said)))
         return target
 
     def _label_column(self, messages: list[Any], kind: npt.NDArray[np.uint8], wrong: Wrong) -> npt.NDArray[np.int8]:
         label = np.full(len(messages), -1, np.int8)
         labels = np.flatnonzero(kind == LABEL)
-        words = [self._field["label"](messages[i]) for i in labels.tolist()]
-        label[labels] = self._label_of(words)
-        for i in np.flatnonzero(label[labels] < 0).tolist():
+        if not len(labels):
+            return label
+        words = list(map(self._field["label"], [messages[i] for i in labels.tolist()]))
+        label[labels] = found = self._label_of(words)
+        for i in np.flatnonzero(found < 0).tolist():
             if words[i] is None:
                 wrong.setdefault(int(labels[i]), ("missing_field", "label is missing"))
             else:
@@ -184,33 +192,35 @@ class JsonReader:
         self, messages: list[Any], nodes: npt.NDArray[np.int64], ts: npt.NDArray[np.float64], wrong: Wrong
     ) -> tuple[npt.NDArray[np.float32], Texts]:
         schema, n = self._schema, len(messages)
-        features = np.zeros((n, len(schema.own_channels)), np.float32)
         chosen = messages if len(nodes) == n else [messages[i] for i in nodes.tolist()]
-        for place, get, column in self._columns:
-            channels, problems = column(list(map(get, chosen)))
-            features[nodes, place] = channels
+        said = {path: list(map(get, chosen)) for path, get in self._of_nodes.items()}
+        channels = np.empty((len(nodes), len(schema.own_channels)), np.float32)
+        for place, source, column in self._columns:
+            channels[:, place], problems = column(said[source])
             note(problems, nodes, wrong)
         for place in self._weekdays:  # any day does for a time that is bad
-            features[nodes, place] = weekdays(np.nan_to_num(np.clip(ts[nodes], *schema.ts_range)))
-        texts = {path: texts_of(list(map(self._get[path], chosen))) for path in self._group_paths}
-        keys = []
-        for r, relation in schema.groups:
-            found = group_keys([texts[path] for path in relation.group_by])
-            note(check_keys(schema.relation_names[r], found, relation.optional), nodes, wrong)
-            keys.append(_spread(found, nodes, n))
-        return features, Texts.stack(keys, n)
+            channels[:, place] = weekdays(np.fmax(np.fmin(ts[nodes], schema.ts_range[1]), schema.ts_range[0]))
+        fields = texts_of([said[path] for path in self._group_paths])
+        keys = group_keys(fields, self._group_parts) if schema.groups else Texts.none(0, len(nodes))
+        check_groups(schema, keys, nodes, wrong)
+        if len(nodes) == n:
+            return channels, keys
+        features = np.zeros((n, channels.shape[1]), np.float32)
+        features[nodes] = channels
+        return features, _spread(keys, nodes, n)
 
     def _edge_columns(
-        self, messages: list[Any], kind: npt.NDArray[np.uint8], wrong: Wrong
-    ) -> tuple[list[int], list[int], Texts]:
+        self, messages: list[Any], kind: npt.NDArray[np.uint8], linked: npt.NDArray[np.int64], wrong: Wrong
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], Texts]:
         """Edges of the edge, retract and node events; an edge retract is the one whose `id` is missing."""
+        lists = list(map(self._field["edges"], messages))
+        if not len(linked) and not any(lists):
+            return np.zeros(0, np.int32), np.zeros(0, np.int32), Texts.none(0)
         events: list[int] = []
         names: list[Any] = []
         others: list[Any] = []
-        lists = list(map(self._field["edges"], messages))
-        concerned: npt.NDArray[np.bool_] = (kind == EDGE) | (kind == RETRACT)
-        if any(lists):
-            concerned |= np.array(list(map(bool, lists)), np.bool_) & (kind == NODE)
+        concerned = np.array(list(map(bool, lists)), np.bool_) & (kind == NODE)
+        concerned[linked] = True
         for i in np.flatnonzero(concerned).tolist():
             if kind[i] == NODE:
                 pairs = lists[i]
@@ -221,8 +231,9 @@ class JsonReader:
             events += [i] * len(pairs)
             names += [name for name, _ in pairs]
             others += [other for _, other in pairs]
-        other = check_names("the other end", others, wrong, np.array(events, np.int32))
-        return events, self._relations(names, events, wrong), other
+        edge_event = np.array(events, np.int32)
+        other = check_names("the other end", others, wrong, edge_event)
+        return edge_event, np.array(self._relations(names, events, wrong), np.int32), other
 
     def _relations(self, names: list[Any], events: list[int], wrong: Wrong) -> list[int]:
         found = [self._relation.get(name, -1) for name in names]
@@ -235,11 +246,14 @@ class JsonReader:
         return found
 
 
-def _spread(texts: Texts, places: npt.NDArray[np.int64], n: int) -> Texts:
-    if len(places) == n:
-        return texts
-    spread = Texts(texts.data, np.zeros(n, np.int64), np.full(n, NONE, np.int32))
-    spread.start[places], spread.length[places] = texts.start, texts.length
+_VALUE, _POSITION, _APPENDED_AT = attrgetter("value"), attrgetter("position"), attrgetter("appended_at")
+
+
+def _spread(keys: Texts, nodes: npt.NDArray[np.int64], n: int) -> Texts:
+    """Return the keys of nodes as those of all events.  # (groups, nodes) -> (groups, n)"""
+    shape = (len(keys), n)
+    spread = Texts(keys.data, np.zeros(shape, np.int64), np.full(shape, NONE, np.int32))
+    spread.start[:, nodes], spread.length[:, nodes] = keys.start, keys.length
     return spread
 
 

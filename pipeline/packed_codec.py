@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.columns import Wrong, check_keys
+from pipeline.columns import Wrong
 from pipeline.events import (
     EDGE,
     LABEL,
@@ -25,9 +25,9 @@ from pipeline.events import (
     BadEvent,
     EventBatch,
     bad_event,
+    check_groups,
     check_texts,
     check_ts,
-    note,
     note_where,
 )
 from pipeline.log import Record
@@ -60,6 +60,8 @@ _BUFFERS = {
     "kind": "<u1", "ts": "<f8", "target": "<u1", "label": "<i1", "features": "<f4",
     "edge_event": "<i4", "edge_relation": "<i4",
 }  # fmt: skip
+_OF_EVENTS = ("ts", "target", "label", "features", "id_length", "keys_length")
+_OF_EDGES = ("edge_event", "edge_relation", "edge_other_length")
 
 
 def encode_packed(schema: Schema, batch: EventBatch) -> bytes:
@@ -84,63 +86,81 @@ class PackedReader:
         self._largest[schema.deviating] = LARGEST_LEVEL
 
     def read(self, records: Sequence[Record]) -> tuple[EventBatch | None, list[BadEvent]]:
+        try:
+            return self._read(records)
+        except (ValueError, RecursionError):
+            pass  # one of them is malformed: find out which
         parts, bad = [], []
         for record in records:
             try:
-                batch = self._batch(self._decode(record.value), record)
+                part, wrong = self._read([record])
             except (ValueError, RecursionError) as error:
                 bad.append(bad_event(record, "malformed_packed", str(error)))
                 continue
-            wrong = self._check(batch, record)
-            if wrong:
-                bad += [self._bad_event(batch, record, i, *problem) for i, problem in sorted(wrong.items())]
-                keep = np.ones(len(batch), np.bool_)
-                keep[list(wrong)] = False
-                batch = batch.take(keep)
-            parts.append(batch)
+            parts.append(part)
+            bad += wrong
         return (EventBatch.join(parts) if parts else None), bad
+
+    def _read(self, records: Sequence[Record]) -> tuple[EventBatch, list[BadEvent]]:
+        """Return the events of all messages; ValueError where one of them does not fit the schema, or itself."""
+        packed = [self._decode(record.value) for record in records]
+        for one in packed:
+            self._check_fit(one)
+        message = np.repeat(np.arange(len(packed)), [len(one.kind) for one in packed])  # of each event
+        appended_at = np.array([record.appended_at for record in records], np.float64)[message]
+        batch = self._batch(packed, np.array([record.position for record in records], np.int64)[message], appended_at)
+        wrong = self._check(batch, appended_at)
+        if not wrong:
+            return batch, []
+        bad = [self._bad_event(batch, records[message[i]], i, *problem) for i, problem in sorted(wrong.items())]
+        keep = np.ones(len(batch), np.bool_)
+        keep[list(wrong)] = False
+        return batch.take(keep), bad
 
     def _bad_event(self, batch: EventBatch, record: Record, i: int, reason: str, detail: str) -> BadEvent:
         # Not the whole message: a thousand bad events in one would make a thousand copies of it.
-        return bad_event(record, reason, detail, i, encode_packed(self._schema, batch.part(i, i + 1)))
+        raw = encode_packed(self._schema, batch.part(i, i + 1))
+        return bad_event(record, reason, detail, int(batch.index[i]), raw)
 
-    def _batch(self, packed: _Packed, record: Record) -> EventBatch:
-        """Return the columns; ValueError where they don't fit the schema or one another."""
+    def _check_fit(self, packed: _Packed) -> None:
+        """ValueError where a message's columns don't fit the schema or one another."""
         n, width, groups = len(packed.kind), len(self._schema.own_channels), len(self._schema.groups)
         if packed.layout != self._schema.layout:
             found = f"{packed.layout!r:.40}, expected {self._schema.layout!r}"
             raise ValueError(f"packed for a schema of layout {found}: pack it with the schema of the model")
-        # Copies: a view of the message could not be written to, and would make numba compile everything twice.
-        buffers = {name: np.frombuffer(getattr(packed, name), form) for name, form in _BUFFERS.items()}
-        column: dict[str, Any] = {name: buffer.copy() for name, buffer in buffers.items()}
-        text: dict[str, Any] = {name: _texts(packed, name) for name in _TEXTS}
-        lengths = {len(column[name]) for name in ("ts", "target", "label")} | {len(text["id"])}
-        if lengths != {n} or len(column["features"]) != n * width or len(text["keys"]) != n * groups:
+        found_bytes = [len(getattr(packed, name)) for name in _OF_EVENTS]
+        if found_bytes != [8 * n, n, n, 4 * n * width, 4 * n, 4 * n * groups]:
             raise ValueError(f"columns that do not fit {n} events, {width} channels, {groups} groups")
-        order = column["edge_event"]
-        if {len(order), len(column["edge_relation"])} != {len(text["edge_other"])}:
+        if len(packed.edge_event) % 4 or len({len(getattr(packed, name)) for name in _OF_EDGES}) > 1:
             raise ValueError("edge columns of different lengths")
-        if (np.diff(order) < 0).any() or not ((order >= 0) & (order < n)).all():
-            raise ValueError("edges out of order, or of an event that is not there")
-        column["features"] = column["features"].reshape(n, width)
+
+    def _batch(
+        self, packed: Sequence[_Packed], position: npt.NDArray[np.int64], appended_at: npt.NDArray[np.float64]
+    ) -> EventBatch:
+        """Return the messages' columns, one behind the other."""
+        column: dict[str, Any] = {name: _joined(packed, name, form) for name, form in _BUFFERS.items()}
+        text: dict[str, Any] = {name: _texts(packed, name) for name in _TEXTS}
+        sizes = [len(one.kind) for one in packed]
+        starts = np.cumsum([0, *sizes[:-1]])
+        column["edge_event"] = _edge_events(column["edge_event"], packed, starts, np.array(sizes))
+        column["features"] = column["features"].reshape(len(position), len(self._schema.own_channels))
         column["target"] = column["target"] != 0
-        text["keys"] = text["keys"].reshaped(groups, n)
-        batch = EventBatch(
-            **column, **text,
-            position=np.full(n, record.position, np.int64), index=np.arange(n, dtype=np.int32),
-        )  # fmt: skip
+        text["keys"] = _by_group(text["keys"], len(self._schema.groups), sizes)
+        index = np.arange(len(position)) - np.repeat(starts, sizes)
+        batch = EventBatch(**column, **text, position=position, index=index.astype(np.int32))
         if self._schema.time.missing == "log":
-            batch.ts[np.isnan(batch.ts)] = record.appended_at
+            batch.ts = np.where(np.isnan(batch.ts), appended_at, batch.ts)
         return _neutral(batch)
 
-    def _check(self, batch: EventBatch, record: Record) -> Wrong:
+    def _check(self, batch: EventBatch, appended_at: npt.NDArray[np.float64]) -> Wrong:
         """What each event says that no JSON event could: the same bounds, on columns."""
         wrong: Wrong = {}
         kind = batch.kind
         note_where(kind > RETRACT, "unknown_type", "kind is none of the five", wrong)
-        note_where((kind == LABEL) & ~np.isin(batch.label, (0, 1)), "bad_label", "label is neither 0 nor 1", wrong)
+        unjudged = (kind == LABEL) & (batch.label != 0) & (batch.label != 1)
+        note_where(unjudged, "bad_label", "label is neither 0 nor 1", wrong)
         self._check_edges(batch, wrong)
-        check_ts(self._schema, batch.ts, kind, np.full(len(batch), record.appended_at), wrong)
+        check_ts(self._schema, batch.ts, kind, appended_at, wrong)
         check_texts("id", batch.id, wrong)
         check_texts("the other end", batch.edge_other, wrong, batch.edge_event)
         far = ~(np.abs(batch.features) <= self._largest)  # nan is far too
@@ -149,13 +169,14 @@ class PackedReader:
             note_where(np.any(endless, axis=1), "not_finite", "a feature is not finite", wrong)
             note_where(np.any(far, axis=1), "out_of_range", "a feature is beyond what the schema allows", wrong)
         nodes = np.flatnonzero(kind == NODE)
-        for g, (r, relation) in enumerate(self._schema.groups):
-            keys = batch.keys[g, nodes]
-            note(check_keys(self._schema.relation_names[r], keys, relation.optional), nodes, wrong)
+        check_groups(self._schema, batch.keys[:, nodes], nodes, wrong)
         return wrong
 
     def _check_edges(self, batch: EventBatch, wrong: Wrong) -> None:
-        kind, count = batch.kind, np.bincount(batch.edge_event, minlength=len(batch))
+        kind = batch.kind
+        if not len(batch.edge_event) and not (kind == EDGE).any():
+            return
+        count = np.bincount(batch.edge_event, minlength=len(batch))
         most = np.select([kind == NODE, (kind == EDGE) | (kind == RETRACT)], [count, 1], 0)
         note_where((kind == EDGE) & (count == 0), "missing_field", "an edge event without an edge", wrong)
         note_where(count > most, "wrong_type", "more edges than an event of its type has", wrong)
@@ -164,16 +185,48 @@ class PackedReader:
         note_where(unknown, "unknown_relation", "an edge's relation is no edge relation of the schema", wrong)
 
 
-def _texts(packed: _Packed, name: str) -> Texts:
-    """Return a column of texts; ValueError where it is none."""
-    data: bytes = getattr(packed, name)
-    length = np.frombuffer(getattr(packed, f"{name}_length"), "<i4").astype(np.int32)
-    if (length < NONE).any() or int(np.maximum(length, 0).sum(dtype=np.int64)) != len(data):
-        raise ValueError(f"{name}: lengths that do not fit its {len(data)} bytes")
-    texts = Texts.laid_out(np.frombuffer(data, np.uint8), length)
+def _joined(packed: Sequence[_Packed], name: str, form: str) -> npt.NDArray[Any]:
+    """Return a column of all messages."""
+    # Of bytes that may be changed: others could not be written to, and would make numba compile everything twice.
+    return np.frombuffer(bytearray().join([getattr(one, name) for one in packed]), form)
+
+
+def _texts(packed: Sequence[_Packed], name: str) -> Texts:
+    """Return a column of texts, in the order of the messages; ValueError where it is none."""
+    data, length = _joined(packed, name, "<u1"), _joined(packed, f"{name}_length", "<i4")
+    sizes = np.maximum(length, 0)
+    ends = np.cumsum(sizes, dtype=np.int64)
+    last = np.cumsum([len(getattr(one, f"{name}_length")) // 4 for one in packed])  # text of each message, from 1
+    found = np.cumsum([len(getattr(one, name)) for one in packed])
+    if (length < NONE).any() or (np.concatenate([[0], ends])[last] != found).any():
+        raise ValueError(f"{name}: lengths that do not fit its {found[-1]} bytes")
+    texts = Texts(data, ends - sizes, length)
     if not texts.is_text():
         raise ValueError(f"{name} is not UTF-8")
     return texts
+
+
+def _by_group(keys: Texts, groups: int, sizes: Sequence[int]) -> Texts:
+    """Return the keys of messages of so many events, which lie group after group in each.  # -> (groups, n)"""
+    places = np.cumsum(sizes)[:-1] * groups
+
+    def arranged(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        blocks = zip(np.split(column, places), sizes, strict=True)
+        return np.concatenate([block.reshape(groups, n) for block, n in blocks], axis=1)
+
+    return Texts(keys.data, arranged(keys.start), arranged(keys.length))
+
+
+def _edge_events(
+    event: npt.NDArray[np.int32], packed: Sequence[_Packed], starts: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int32]:
+    """Return the event of each edge, counted on from message to message; ValueError where one is not there."""
+    if not len(event):
+        return event
+    message = np.repeat(np.arange(len(packed)), [len(one.edge_event) // 4 for one in packed])
+    if not ((event >= 0) & (event < sizes[message])).all() or (np.diff(event + starts[message]) < 0).any():
+        raise ValueError("edges out of order, or of an event that is not there")
+    return (event + starts[message]).astype(np.int32)
 
 
 def _neutral(batch: EventBatch) -> EventBatch:

@@ -48,9 +48,10 @@ class Texts:
     @staticmethod
     def laid_out(data: Data, length: Lengths) -> "Texts":
         """Return texts that lie in `data` one behind the other, row after row; `data` is copied.  # (bytes,), (...,)"""
-        ends = np.cumsum(np.maximum(length, 0), dtype=np.int64).reshape(length.shape)
+        sizes = np.maximum(length, 0)
+        ends = sizes.cumsum(dtype=np.int64).reshape(length.shape)
         # A copy: a view of a message could not be written to, and would make numba compile everything twice.
-        return Texts(data.copy(), ends - np.maximum(length, 0), length)
+        return Texts(data.copy(), ends - sizes, length)
 
     @staticmethod
     def none(*shape: int) -> "Texts":
@@ -58,22 +59,21 @@ class Texts:
         return Texts(np.zeros(0, np.uint8), np.zeros(shape, np.int64), np.full(shape, NONE, np.int32))
 
     @staticmethod
-    def join(parts: "Sequence[Texts]") -> "Texts":
-        """Return the texts of `parts` one after the other, along the last axis."""
-        offsets = np.cumsum([0, *(len(part.data) for part in parts[:-1])])
-        starts = [part.start + offset for part, offset in zip(parts, offsets, strict=True)]
+    def join(parts: "Sequence[Texts]", axis: int = -1) -> "Texts":
+        """Return the texts of `parts` one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        offsets: dict[int, int] = {}  # of data, by its identity: what parts share is taken once
+        data: list[Data] = []
+        for part in parts:
+            if id(part.data) not in offsets:
+                offsets[id(part.data)] = sum(map(len, data))
+                data.append(part.data)
         return Texts(
-            np.concatenate([part.data for part in parts]),
-            np.concatenate(starts, axis=-1),
-            np.concatenate([part.length for part in parts], axis=-1),
+            data[0] if len(data) == 1 else np.concatenate(data),
+            np.concatenate([part.start + offsets[id(part.data)] for part in parts], axis=axis),
+            np.concatenate([part.length for part in parts], axis=axis),
         )
-
-    @staticmethod
-    def stack(rows: "Sequence[Texts]", count: int) -> "Texts":
-        """Return columns of `count` texts each as the rows of one.  # -> (rows, count)"""
-        if not rows:
-            return Texts.none(0, count)
-        return Texts.join(rows).reshaped(len(rows), count)
 
     def reshaped(self, rows: int, count: int) -> "Texts":
         """Return the same texts in so many rows."""
@@ -135,6 +135,8 @@ class Texts:
 
     def is_text(self) -> bool:
         """Is every text UTF-8?  Of one that came from outside nobody knows."""
+        if self.data.max(initial=0) < 128:
+            return True
         near = self.packed()
         try:
             near.data.tobytes().decode()

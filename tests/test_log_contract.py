@@ -1,5 +1,6 @@
 """Every log keeps the contract of `pipeline.log.Log`; and what the SQLite log promises besides."""
 
+import contextlib
 import re
 import sqlite3
 import subprocess
@@ -9,16 +10,19 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from fakes import Crash, ListLog, one_megabyte_disk
 from kafka_topics import ApartLog
 
+import pipeline.sqlite_blocks
 import pipeline.sqlite_log
 from pipeline.config import Kafka
 from pipeline.errors import LogError
 from pipeline.log import JSON, PACKED, TOMBSTONE, Log, Message, Move
 from pipeline.log_url import open_log
 from pipeline.recorded import RecordedFile
+from pipeline.sqlite_blocks import records_of, rows_of
 from pipeline.sqlite_log import SqliteLog
 
 MakeLog = Callable[[Path], Log]
@@ -264,6 +268,7 @@ def test_a_read_waits_for_the_first_message_and_no_longer(sqlite_log: SqliteLog,
 
 def test_a_batch_of_huge_messages_is_cut_at_a_bound_of_bytes(sqlite_log: SqliteLog, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(pipeline.sqlite_log, "MAX_READ_BYTES", 1000)
+    monkeypatch.setattr(pipeline.sqlite_blocks, "BLOCK_BYTES", 500)
     sqlite_log.append("events", [Message(b"x" * 400)] * 5 + [Message(b"x" * 4000)] * 2)
 
     positions, position = [], 0
@@ -271,6 +276,51 @@ def test_a_batch_of_huge_messages_is_cut_at_a_bound_of_bytes(sqlite_log: SqliteL
         positions.append([record.position for record in records])
         position = records[-1].position + 1
     assert positions == [[0, 1, 2], [3, 4, 5], [6]]
+
+
+# The SQLite log: blocks
+
+
+def rows(folder: Path, topic: str) -> list[tuple[int, str]]:
+    with contextlib.closing(sqlite3.connect(folder / "log.db")) as db:
+        return db.execute(f"SELECT last, content_type FROM topic_{topic} ORDER BY last").fetchall()
+
+
+def test_what_is_appended_at_once_is_one_row_and_read_from_any_position(sqlite_log: SqliteLog, tmp_path: Path):
+    sqlite_log.append("events", messages(*"abcde"))
+    sqlite_log.append("events", messages(*"fg"))
+
+    assert rows(tmp_path, "events") == [(4, JSON), (6, JSON)]
+    for position in range(8):
+        for count in range(1, 9):
+            assert "".join(values(sqlite_log, "events", position, count)) == "abcdefg"[position : position + count]
+
+
+def test_messages_of_several_kinds_have_rows_of_their_own_and_keep_their_order(sqlite_log: SqliteLog, tmp_path: Path):
+    mixed = [Message(b"%d" % i, None if i % 3 else str(i), PACKED if i in (3, 4) else JSON) for i in range(8)]
+    mixed[6] = mixed[6]._replace(headers=(("reason", b"too_large"),))
+    sqlite_log.append("events", mixed)
+
+    records = sqlite_log.read_batch("events", 0, 100, 0).records
+    assert [Message(record.value, record.key, record.content_type, record.headers) for record in records] == mixed
+    assert [record.position for record in records] == list(range(8))
+    assert {last for last, content_type in rows(tmp_path, "events") if content_type == PACKED} == {3, 4}
+
+
+def test_a_block_is_bounded_in_messages_and_in_bytes(sqlite_log: SqliteLog, tmp_path: Path):
+    small, large = pipeline.sqlite_blocks.BLOCK_MESSAGES, pipeline.sqlite_blocks.BLOCK_BYTES
+    sqlite_log.append("events", messages("a") * (2 * small + 1))
+    sqlite_log.append("scores", [Message(b"x" * (large // 2 + 1))] * 3 + [Message(b"x" * 3 * large)])
+
+    assert [last for last, _ in rows(tmp_path, "events")] == [small - 1, 2 * small - 1, 2 * small]
+    assert [last for last, _ in rows(tmp_path, "scores")] == [0, 1, 2, 3]
+
+
+def test_keys_that_are_no_text_share_a_block_with_those_that_are(sqlite_log: SqliteLog):
+    keys = ["r17", None, b"\xff\x00 key".decode(errors="surrogateescape"), "Stra\u00dfe", ""]
+    sqlite_log.append("events", [Message(b"{}", key) for key in keys])
+
+    assert [record.key for record in sqlite_log.read_batch("events", 0, 10, 0).records] == keys
 
 
 # The SQLite log: several processes, and the end of one
@@ -367,7 +417,7 @@ def test_what_one_consumer_committed_fences_another_process(sqlite_log: SqliteLo
 
 def test_a_consumer_that_is_interrupted_within_a_commit_writes_nothing(sqlite_log: SqliteLog):
     class Interrupted(list[Message]):
-        def __iter__(self) -> Iterator[Message]:
+        def __len__(self) -> int:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -474,11 +524,11 @@ def test_a_log_of_another_format_is_refused(tmp_path: Path):
     path = tmp_path / "log.db"
     SqliteLog(path).close()
     newer = sqlite3.connect(path)
-    newer.execute("PRAGMA user_version = 1")
+    newer.execute("PRAGMA user_version = 2")
     newer.close()
 
     with pytest.raises(
-        LogError, match=r"log\.db is a log of format 1, this graphsieve's is 2: use the graphsieve that"
+        LogError, match=r"log\.db is a log of format 2, this graphsieve's is 3: use the graphsieve that"
     ):
         SqliteLog(path)
 
@@ -496,6 +546,28 @@ def test_a_damaged_log_is_one_clear_line(tmp_path: Path):
     with pytest.raises(LogError, match=r"log\.db: the file is damaged \(SQLITE_CORRUPT\w*\); restore it from a copy"):
         log.read_batch("events", 0, 100, 0)
     log.close()
+
+
+def test_a_damaged_block_is_one_clear_line(tmp_path: Path):
+    path = tmp_path / "log.db"
+    log = SqliteLog(path)
+    log.append("events", messages("a"))
+    log.append("events", messages("b", "c"))
+    with contextlib.closing(sqlite3.connect(path)) as other, other:
+        other.execute("UPDATE topic_events SET messages = substr(messages, 1, 5) WHERE last = 2")
+
+    assert values(log, "events", 0, 1) == ["a"]
+    with pytest.raises(
+        LogError, match=r"log\.db: the file is damaged \(the block up to 2: .*\); restore it from a copy"
+    ):
+        log.read_batch("events", 0, 100, 0)
+    log.close()
+
+
+def test_a_block_that_lacks_a_key_is_damaged():
+    ((*columns, _),) = rows_of([Message(b"1", "a"), Message(b"2", "b")], 0, 0.0)
+    with pytest.raises(ValueError, match="1 keys, 2 values"):
+        records_of((*columns, msgspec.msgpack.encode((["a"], None, [b"1", b"2"]))), 0, 10)
 
 
 def test_a_log_that_another_process_keeps_locked_is_waited_for_and_then_named(tmp_path: Path):

@@ -199,7 +199,8 @@ def test_a_field_that_a_type_does_not_have_is_neutral_whatever_the_message_says(
     batch.features[batch.kind != NODE] = math.nan
     batch.ts[batch.kind == RETRACT] = -5.0
     user, *others = batch.keys.tolist()
-    batch.keys = Texts.stack([Texts.of(keys) for keys in ([key or "k" for key in user], *others)], len(batch))
+    columns = ([key or "k" for key in user], *others)
+    batch.keys = Texts.join([Texts.of(keys) for keys in columns]).reshaped(len(columns), len(batch))
     found, bad = Decoder(SCHEMA).decode([record(encode_packed(SCHEMA, batch))])
     assert bad == []
     assert found.target.tolist() == [kind in (NODE, SCORE) for kind in expected.kind.tolist()]
@@ -257,9 +258,9 @@ WRONG_LENGTHS = {
     "label": (b"\0" * 8, "columns that do not fit 7 events"),
     "features": (b"\0" * 4, "columns that do not fit 7 events"),
     "id": (b"", "id: lengths that do not fit its 0 bytes"),
-    "id_length": (np.array([-2, 9], "<i4").tobytes(), "id: lengths that do not fit its 7 bytes"),
+    "id_length": (np.array([-2, 9, 0, 0, 0, 0, 0], "<i4").tobytes(), "id: lengths that do not fit its 7 bytes"),
     "keys": (b"u" * 7, "keys: lengths that do not fit its 7 bytes"),
-    "keys_length": (b"", "keys: lengths that do not fit its"),
+    "keys_length": (b"", "columns that do not fit 7 events"),
     "edge_event": (b"\0" * 4, "edge columns of different lengths"),
     "edge_relation": (b"", "edge columns of different lengths"),
     "edge_other": (b"bb", "edge_other: lengths that do not fit its 2 bytes"),
@@ -289,8 +290,45 @@ def test_columns_of_other_types_and_unknown_ones_are_refused():
     assert refusal({"id": b"\xff" * 7}) == "id is not UTF-8"
     halves = {"id": "é".encode() + b"aaaaa", "id_length": np.ones(7, "<i4").tobytes()}
     assert refusal(halves) == "id is not UTF-8"
-    assert refusal({"ts": b"\0" * 7}) == "buffer size must be a multiple of element size"
+    assert refusal({"ts": b"\0" * 7}) == "columns that do not fit 7 events, 14 channels, 3 groups"
     assert refusal({"colour": b""}) == "Object contains unknown field `colour`"
+
+
+COMPENSATING = {
+    "a character in two halves": {"id": ("é".encode() + b"aaaaa")[:6], "id_length": [1, 1, 1, 1, 1, 1, 0]},
+    "a text that is short": {"id_length": [0, 1, 1, 1, 1, 1, 1]},
+    "a text that is long": {"id_length": [2, 1, 1, 1, 1, 1, 1]},
+    "fewer keys": {"keys_length": [-1] * 20},
+    "more keys": {"keys_length": [-1] * 22},
+    "an edge of the next message": {"edge_event": [0, 1, 7]},
+    "an edge of the message before": {"edge_event": [-1, 1, 3]},
+}
+
+
+@pytest.mark.parametrize("name", COMPENSATING)
+def test_what_a_message_lacks_is_not_taken_from_its_neighbours(name):
+    change = {
+        column: value if isinstance(value, bytes) else np.array(value, "<i4").tobytes()
+        for column, value in COMPENSATING[name].items()
+    }
+    message = encode_packed(SCHEMA, decoded(SCHEMA, EVENTS))
+    columns = msgspec.msgpack.decode(message)
+    other = columns | {"id": b"\xa9" + columns["id"]} | {"id_length": np.array([2, *[1] * 6], "<i4").tobytes()}
+    changed = msgspec.msgpack.encode(columns | change)
+    read = [record(message, 1), record(changed, 2), record(message, 3), record(msgspec.msgpack.encode(other), 4)]
+    batch, bad = Decoder(SCHEMA).decode(read)
+
+    assert batch.position.tolist() == [1] * 7 + [3] * 7
+    assert [b.position for b in bad] == [2, 4]
+
+
+def test_messages_read_together_are_those_read_alone():
+    sizes = [1, 4, 7, 3]
+    read = [record(encode_packed(SCHEMA, decoded(SCHEMA, EVENTS[-n:])), i) for i, n in enumerate(sizes)]
+    together, _ = Decoder(SCHEMA).decode(read)
+    alone = EventBatch.join([Decoder(SCHEMA).decode([one])[0] for one in read])
+
+    assert_same_columns(together, alone)
 
 
 def refusal(changes: dict[str, object]) -> str:
