@@ -68,7 +68,7 @@ class _Chunk(NamedTuple):
 class History:
     """One replay of a log through the graph; no event is kept as an object.
 
-    Memory: 4 C + 21 bytes an entry of C raw channels, 25 a sample, 24 an operation (a new node has two a relation).
+    Memory: 4 C + 29 bytes an entry of C raw channels, 25 a sample, 24 an operation (a new node has two a relation).
     """
 
     def __init__(self, schema: Schema, records: Iterable[Record]) -> None:
