@@ -34,7 +34,7 @@ from pipeline.transform import Transform
 Floats = npt.NDArray[np.float32]
 FORMAT = 1
 _forward, _classify = direct(layer_kernel.forward), direct(layer_kernel.classify)
-FEW = 32  # rows: with more, a matrix product for each branch is quicker than the compiled loop
+FEW = 250_000  # multiply-adds: with more, a matrix product for each branch is quicker than the compiled loop
 REPORT = ("training", "pruning", "metrics", "reference")  # no score depends on these
 ARITHMETIC = [
     "raw: the node's channels, in the order of `channels`",
@@ -71,7 +71,7 @@ class Layer:
     def forward(self, own: Floats, means: Floats) -> Floats:
         """Return relu outputs of all branches side by side.  # (B, W), (B, R, W) -> (B, H)"""
         out = np.empty((len(own), self.width), np.float32)
-        if len(own) <= FEW:
+        if len(own) <= self.few_rows:
             _forward(self.packed, _plain(own), _plain(means), self.room(), out)
             return out
         start = 0
@@ -92,6 +92,11 @@ class Layer:
             [branch.weight for branch in self.branches],
             [branch.bias for branch in self.branches],
         )
+
+    @cached_property
+    def few_rows(self) -> int:
+        """So many rows at most are few."""
+        return max(1, FEW // max(1, self.multiply_adds))
 
     def room(self) -> Floats:
         """Return room for the widest branch's outputs."""
@@ -128,9 +133,10 @@ class Model:
 
     def scores(self, h: Floats, means: Floats) -> Floats:
         """Return the scores: stage D.  # (B, H), (B, R, H) -> (B,)"""
-        if len(h) > FEW:
-            return self.classify(self.layers[1].forward(h, means))
-        layer, score = self.layers[1], np.empty(len(h), np.float32)
+        layer = self.layers[1]
+        if len(h) > layer.few_rows:
+            return self.classify(layer.forward(h, means))
+        score = np.empty(len(h), np.float32)
         h2 = np.empty((len(h), layer.width), np.float32)
         _classify(layer.packed, _plain(self.weight), self.bias, _plain(h), _plain(means), layer.room(), h2, score)
         return score

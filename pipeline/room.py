@@ -26,7 +26,7 @@ RESERVED = min(MEMORY, 64 << 30)  # bytes for each array: a process has address 
 NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
 PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NO_RESERVE
 HUGE_PAGE = 2 << 20  # bytes
-HUGE_FROM = 8 * HUGE_PAGE  # a small shard would pay for pages that it leaves empty
+HUGE_FROM = 4 * HUGE_PAGE  # a small shard would pay for pages that it leaves empty
 STEP, LEAST_STEP = 8, 1024  # an eighth more room each time, of what is never written
 
 

@@ -2,8 +2,9 @@
 
 Reviews of the synthetic stream's schema, all different, fall on so many lists as are asked for: few or many nodes, few
 or many lists, each combination in a process of its own whose memory is read from outside. What it took before is
-subtracted, and least squares split the rest into so much a node and so much a list. Room that is not used takes none,
-but for the slots of names, which double: at these sizes about half are taken.
+subtracted, and least squares split the rest into so much a node, so much a list, and what a process takes besides:
+room for a micro-batch, the ends of huge pages. Room that is not used takes none, but for the slots of names, which
+double: at these sizes about half are taken.
 
     predicted   what `graphsieve inspect` says, footprint.py, from the widths of the arrays
     networkx    the same events as a graph of reviews and groups, an edge for each membership, and at every review an
@@ -76,11 +77,13 @@ def _measured(most: int, work: Work, *given: Any) -> dict[str, Any]:
 
 
 def _split(sizes: list[Size], grown: list[float]) -> dict[str, Any]:
-    a_node, a_list = np.linalg.lstsq(np.array(sizes, np.float64), np.array(grown), rcond=None)[0].tolist()
-    fitted = [a_node * size.nodes + a_list * size.lists for size in sizes]
+    terms = [(size.nodes, size.lists, 1) for size in sizes]
+    a_node, a_list, besides = np.linalg.lstsq(np.array(terms, np.float64), np.array(grown), rcond=None)[0].tolist()
+    fitted = [a_node * size.nodes + a_list * size.lists + besides for size in sizes]
     return {
         "bytes_a_node": round(a_node),
         "bytes_a_list": round(a_list),
+        "bytes_besides": round(besides),  # whatever it holds: room for a micro-batch, ends of huge pages
         "largest_miss": round(max(abs(f / g - 1) for f, g in zip(fitted, grown, strict=True)), 3),
         "sizes": [size._asdict() | {"bytes": round(g)} for size, g in zip(sizes, grown, strict=True)],
     }
@@ -93,8 +96,9 @@ def _of_both(figures: dict[str, Any]) -> int:
 
 def tables(report: Report) -> list[Table]:
     rows = {"ours": report["ours"], **report["peers"]}
-    cells = [[who, f"{one['bytes_a_node']:,}", f"{one['bytes_a_list']:,}"] for who, one in rows.items()]
-    return [Table("bytes", ["bytes", "a node", "a list"], cells)]
+    names = ("bytes_a_node", "bytes_a_list", "bytes_besides")
+    cells = [[who, *(f"{one[name]:,}" if name in one else "" for name in names)] for who, one in rows.items()]
+    return [Table("bytes", ["bytes", "a node", "a list", "besides"], cells)]
 
 
 # ---- the processes ----
