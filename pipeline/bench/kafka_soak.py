@@ -77,7 +77,6 @@ def tables(report: Report) -> list[Table]:
         ["lag, events: first third, last third", f"{first['lag']:,.0f}, {last['lag']:,.0f}"],
         ["largest lag, events", f"{ours['lag_max']:,}"],
         ["memory: first third, last third", f"{first['resident_mb']:,.1f}, {last['resident_mb']:,.1f} MB"],
-        ["memory an hour, after the first third", f"{ours['resident_mb_an_hour']:+.1f} MB"],
     ]
     return [Table("figures", ["", ""], cells)]
 
