@@ -67,9 +67,9 @@ def test_a_hand_over_tells_for_how_long_partitions_are_silent(broker: Broker, mo
 
 
 def test_a_soak_tells_lag_and_memory_and_leaves_nothing_on_the_broker(broker: Broker):
-    report = told(kafka_soak, minutes=0.2, log=broker.url)
+    report = told(kafka_soak, minutes=0.1, log=broker.url)
 
-    assert report["command"] == "graphsieve bench kafka_soak --minutes 0.2"
+    assert report["command"] == "graphsieve bench kafka_soak --minutes 0.1"
     assert report["ours"]["events"] > 0
     assert report["load_events_per_s"] == pytest.approx(report["most_events_per_s"] / 2, abs=1)
     assert len(report["ours"]["samples"]) == 12

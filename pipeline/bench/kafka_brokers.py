@@ -24,7 +24,7 @@ def called(args: argparse.Namespace) -> str:
 
 @contextmanager
 def brokers(args: argparse.Namespace) -> Iterator[tuple[str, Config]]:
-    """Yield their addresses, and a configuration whose topics are the bench's own; in the end these are gone."""
+    """Yield their addresses, and a configuration whose topics and group are the bench's own; the topics go in the end."""
     config = load_config(args.config)
     with ExitStack() as stack:
         own = f"graphsieve-bench-{uuid.uuid4().hex[:8]}"
@@ -37,7 +37,8 @@ def brokers(args: argparse.Namespace) -> Iterator[tuple[str, Config]]:
         topics = msgspec.structs.replace(
             config.topics, events=f"{own}-events", scores=f"{own}-scores", dead_letters=f"{own}-dead-letters"
         )
-        yield servers, msgspec.structs.replace(config, topics=topics)
+        score = msgspec.structs.replace(config.score, group=own)  # one that was killed stays a member for a while
+        yield servers, msgspec.structs.replace(config, topics=topics, score=score)
 
 
 def _remove_topics(cluster: Cluster, prefix: str) -> None:
