@@ -24,7 +24,7 @@ def called(args: argparse.Namespace) -> str:
 
 @contextmanager
 def brokers(args: argparse.Namespace) -> Iterator[tuple[str, Config]]:
-    """Yield their addresses, and a configuration whose topics and group are the bench's own; the topics go in the end."""
+    """Yield their addresses, and a configuration whose topics and group are the bench's own; these topics go again."""
     config = load_config(args.config)
     with ExitStack() as stack:
         own = f"graphsieve-bench-{uuid.uuid4().hex[:8]}"
