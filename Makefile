@@ -16,7 +16,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 # Test processes; the tests of a file stay together, for they share what takes long to make.
 WORKERS ?= 2
 
-.PHONY: help install demo kafka stack stack-stop test lint format bench experiments trials image-test clean
+.PHONY: help install demo kafka stack stack-stop test lint format bench bench-kafka experiments trials image-test clean
 
 help: ## say what there is
 	@echo "make TARGET; every target installs into $(VENV) first, once"
@@ -61,6 +61,11 @@ format: install ## let ruff sort the imports and format the code
 
 bench: install ## speed: run every bench that needs no broker, write docs/performance and its tables; twenty minutes
 	@for name in core embedded load train recovery startup scale memory full; do \
+		$(BIN)/graphsieve bench $$name --json --out docs/performance --page docs/performance.md || exit; \
+	done
+
+bench-kafka: install ## the benches next to a Kafka broker, likewise; needs Java and Maven; fifty minutes
+	@for name in kafka kafka_handover kafka_soak; do \
 		$(BIN)/graphsieve bench $$name --json --out docs/performance --page docs/performance.md || exit; \
 	done
 

@@ -321,6 +321,8 @@ BENCHES = {
     "core": "the stages beside their peers",
     "embedded": "log to scores",
     "kafka": "next to a broker",
+    "kafka_handover": "a shard of a million nodes changes its consumer",
+    "kafka_soak": "steady load at half the maximum, lag and memory",
     "train": "messages to checkpoint",
     "load": "latency and micro-batches from a quiet log to a full one",
     "recovery": "snapshots of a million nodes",
@@ -344,10 +346,8 @@ def _add_trying(command: Command) -> None:
     bench.add_argument("--plot", type=Path, metavar="FILE.png", help="core, load and scale: a picture of the figures")
     bench.add_argument("--out", type=Path, metavar="FOLDER", help="write the report there, as NAME.json")
     bench.add_argument("--page", type=Path, metavar="FILE.md", help="write the tables into their places there")
-    bench.add_argument("--log", metavar="kafka://HOST:PORT", help="kafka: on these brokers (default: one of its own)")
-    bench.add_argument("--soak", action="store_true", help="kafka: steady load at half the maximum, lag and memory")
-    bench.add_argument("--handover", action="store_true", help="kafka: a shard of a million nodes changes its consumer")
-    bench.add_argument("--minutes", type=_positive, default=30, help="kafka --soak: for so long (default 30)")
+    bench.add_argument("--log", metavar="kafka://HOST:PORT", help="kafka*: on these brokers (default: one of its own)")
+    bench.add_argument("--minutes", type=_positive, default=30, help="kafka_soak: for so long (default 30)")
 
 
 def _add_sending(command: argparse.ArgumentParser) -> None:

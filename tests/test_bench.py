@@ -1,12 +1,12 @@
 """The benches that need no broker: what their reports hold. Tiny runs; what they measure says nothing."""
 
-import argparse
 import gc
 import json
 import math
 
 import numpy as np
 import pytest
+from benches import told
 from conftest import REPOSITORY
 
 from pipeline.bench import core, embedded, explicit_lists, full, load, memory, recovery, scale, startup, train
@@ -26,18 +26,6 @@ pytestmark = pytest.mark.usefixtures("in_the_root")
 @pytest.fixture
 def in_the_root(monkeypatch):
     monkeypatch.chdir(REPOSITORY)
-
-
-def told(bench, **given: object) -> dict:
-    """Return the bench's report, of which its tables are made."""
-    name = bench.__name__.rpartition(".")[2]
-    options = {"which": name, "events": None, "repeats": 1, "plot": None, "config": None} | given
-    report = json.loads(json.dumps(bench.run(argparse.Namespace(**options))))
-    assert all(len(line) == len(table.header) for table in bench.tables(report) for line in table.cells)
-    assert {"ours", "peers", "ratio", "cpus", "load_before", "versions"} <= set(report)
-    assert set(report["ratio"]) == set(report["peers"])
-    assert all(ratio > 0 for ratio in report["ratio"].values())
-    return report
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ PAGE = REPOSITORY / "docs/performance.md"
 FILES = sorted((REPOSITORY / "docs/performance").glob("*.json"))
 
 
-def test_every_bench_of_make_bench_has_its_report():
+def test_every_bench_that_make_runs_has_its_report():
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
-    (line,) = re.findall(r"^\t@for name in (.*); do \\\n.*graphsieve bench", makefile, re.MULTILINE)
-    assert {path.stem for path in FILES} == set(line.split())
+    lines = re.findall(r"^\t@for name in (.*); do \\\n.*graphsieve bench", makefile, re.MULTILINE)
+    assert sorted(path.stem for path in FILES) == sorted(name for line in lines for name in line.split())
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

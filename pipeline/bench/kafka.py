@@ -11,8 +11,7 @@ In one run, on one broker of the bench's own (or the one that --log names), in t
     packed, ...         its twins, and its ceilings: the same bare loop, and scoring without any log
 
 Then the latency from producing an event to the moment at which a reader of committed messages has its score, as
-`kafka_latency` measures it, in processes of their own. `--soak` and `--handover` measure something else instead: see
-`kafka_soak` and `kafka_handover`.
+`kafka_latency` measures it, in processes of their own.
 
 The events are the Chicago reviews where the data is there, else a synthetic stream. Figures are medians over the
 repeats, with their range; ratios count, absolute times depend on the machine and on what else it does.
@@ -20,32 +19,27 @@ repeats, with their range; ratios count, absolute times depend on the machine an
 
 import argparse
 import gc
-import os
-import tempfile
-import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import Any
 
-import msgspec
-
 from consumers.service import calm_collector
-from pipeline.bench import embedded, kafka_handover, kafka_latency, kafka_soak
+from pipeline.bench import embedded, kafka_latency
+from pipeline.bench.kafka_brokers import brokers, called
 from pipeline.bench.kafka_process import clients
 from pipeline.bench.kafka_serve import PARTS, Contender, Place, bare, score_only, serve
-from pipeline.broker import ROOMY, Broker
-from pipeline.config import Config, load_config
+from pipeline.bench.surroundings import Report, surroundings
+from pipeline.config import Config
 from pipeline.experiments.recordings import as_records
 from pipeline.kafka_log.client import Cluster
 from pipeline.kafka_log.log import KafkaLog
-from pipeline.kafka_log.topics import create_topic, partition_counts
+from pipeline.kafka_log.topics import create_topic
 from pipeline.log import Message
-from pipeline.log_url import split_kafka_url
 from pipeline.model import Model
+from pipeline.page import Table
 from pipeline.prune import PruneOptions, prune
 from pipeline.schema import Schema
 from pipeline.train import TrainOptions, train
@@ -59,31 +53,33 @@ OURS, PACKED = "pruned 4x", "packed"
 Figures = dict[str, dict[str, Any]]
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Measure; print a table; return the report."""
-    if args.soak:
-        with _cluster(args) as (servers, config):
-            return kafka_soak.run(servers, config, args.config, args.minutes)
-    if args.handover:
-        with _cluster(args) as (servers, config):
-            return kafka_handover.run(servers, config, args.config)
+def run(args: argparse.Namespace) -> Report:
+    """Measure; return the report."""
+    around = surroundings(args)
     name, schema, lines = embedded.stream(args.events)
     records = as_records(lines)
     whole, _ = train(schema, records, TrainOptions())
     small, _ = prune(whole, records, PruneOptions(budget=4))
-    about = {"data": name, "events": len(lines), "repeats": args.repeats, "cpus": os.cpu_count()}
-    load = os.getloadavg()[0]
-    with _cluster(args) as (servers, config), _calm():
+    with brokers(args) as (servers, config), _calm():
         figures = _throughput(servers, config, schema, lines, (small, whole), args.repeats)
-        print("\n".join(_table(figures)), flush=True)
         latency = kafka_latency.run(servers, config, args.config, small, lines, args.repeats)
-        print("\n".join(kafka_latency.table(latency)), flush=True)
-    ratio, breakdown = _ratios(figures), {form: figures[form]["us_per_event"] for form in (OURS, PACKED)}
-    return {
-        **about, "load_before": load, "load_after": os.getloadavg()[0],
-        "ours": figures.pop(OURS), "peers": figures, "ratio": ratio,
-        "breakdown_us_per_event": breakdown, "latency": latency,
-    }  # fmt: skip
+    ratio = _ratios(figures)
+    ours = figures.pop(OURS) | {PACKED: figures.pop(PACKED), "latency": latency}
+    about = {"data": name, "events": len(lines), "repeats": args.repeats, "broker": called(args)}
+    return {**about, **around, "ours": ours, "peers": figures, "ratio": ratio}
+
+
+def tables(report: Report) -> list[Table]:
+    """Speed and where the time goes, of single messages and of packed ones; the latency."""
+    ours, prefix = report["ours"], f"{PACKED}, "
+    single: Figures = {OURS: ours} | {who: row for who, row in report["peers"].items() if not who.startswith(prefix)}
+    packed: Figures = {OURS: ours[PACKED]} | {
+        who.removeprefix(prefix): row for who, row in report["peers"].items() if who.startswith(prefix)
+    }
+    return [
+        Table(name, [words, "events/s", "range", "cpu", *PARTS], [_cells(who, row) for who, row in rows.items()])
+        for name, words, rows in (("single", "single messages", single), (PACKED, f"{PACK} events a message", packed))
+    ] + [kafka_latency.table(ours["latency"])]
 
 
 @contextmanager
@@ -96,31 +92,6 @@ def _calm() -> Iterator[None]:
     finally:
         gc.unfreeze()
         gc.set_threshold(*usual)
-
-
-@contextmanager
-def _cluster(args: argparse.Namespace) -> Iterator[tuple[str, Config]]:
-    """The brokers to measure on, ours unless one is named, and a configuration whose topics are the bench's own."""
-    config = load_config(args.config)
-    with ExitStack() as stack:
-        own = f"graphsieve-bench-{uuid.uuid4().hex[:8]}"
-        if args.log:
-            servers, _ = split_kafka_url(args.log)
-            stack.callback(_remove_topics, Cluster(servers, config.kafka), own)
-        else:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="graphsieve-bench-"))
-            servers = stack.enter_context(Broker.start(Path(folder), say=print, memory=ROOMY)).address
-        topics = msgspec.structs.replace(
-            config.topics, events=f"{own}-events", scores=f"{own}-scores", dead_letters=f"{own}-dead-letters"
-        )
-        yield servers, msgspec.structs.replace(config, topics=topics)
-
-
-def _remove_topics(cluster: Cluster, prefix: str) -> None:
-    """Leave nothing on a broker that is not ours."""
-    admin = cluster.admin()
-    admin.delete_topics([topic for topic in partition_counts(cluster) if topic.startswith(prefix)])
-    admin.close()
 
 
 # ---- throughput ----
@@ -191,15 +162,13 @@ def _ratios(figures: Figures) -> dict[str, float]:
     ratios = {}
     for who, peer in figures.items():
         ours = figures[PACKED if who.startswith(f"{PACKED}, ") else OURS]
-        if who != OURS:
+        if who not in (OURS, PACKED):
             ratios[who] = round(ours["events_per_s"] / peer["events_per_s"], 3)
     return ratios
 
 
-def _table(figures: Figures) -> Iterator[str]:
-    yield f"{'':<22} {'events/s':>9} {'range':>19} {'cpu us':>7}  {'us an event: ' + ', '.join(PARTS)}"
-    for who, row in figures.items():
-        spread = f"{row['range'][0]} - {row['range'][1]}"
-        parts = " ".join(f"{value:>6.2f}" for value in row.get("us_per_event", {}).values())
-        cpu = row.get("cpu_us_per_event", float("nan"))
-        yield f"{who:<22} {row['events_per_s']:>9} {spread:>19} {cpu:>7.1f}  {parts}"
+def _cells(who: str, row: dict[str, Any]) -> list[str]:
+    cpu = f"{row['cpu_us_per_event']:.1f}" if "cpu_us_per_event" in row else ""
+    parts = row.get("us_per_event", {})
+    spread = "{:,} to {:,}".format(*row["range"])
+    return [who, f"{row['events_per_s']:,}", spread, cpu, *(f"{parts[p]:.2f}" if parts else "" for p in PARTS)]

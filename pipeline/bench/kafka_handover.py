@@ -1,4 +1,4 @@
-"""How long a large shard is silent when another consumer takes it over, and whether the others are.
+"""`graphsieve bench kafka_handover`: how long a large shard is silent when another consumer takes it over.
 
     before    one consumer serves three partitions; the first holds a graph of a million nodes
     joins     a second consumer takes some over; each partition gets a steady trickle of events all the time
@@ -6,9 +6,11 @@
               takes up the snapshot and goes on
 
 A partition's silence is the longest time between two of its scores, as seen on the topic of scores, from the stop on.
-What a moved shard is silent for, its own snapshot is most of.
+What a moved shard is silent for, its own snapshot is most of. Peers: the partitions that do not move meanwhile, and all
+of them before the stop. Figures are medians over the repeats, each with topics and consumers of its own.
 """
 
+import argparse
 import math
 import tempfile
 import threading
@@ -17,12 +19,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice, pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import msgspec
 
+from pipeline.bench.kafka_brokers import brokers, called
 from pipeline.bench.kafka_process import Scorer, scorer
 from pipeline.bench.models import some_model, synthetic_schema
+from pipeline.bench.surroundings import Report, surroundings
 from pipeline.config import Config
 from pipeline.errors import LogError
 from pipeline.kafka_log.client import Cluster
@@ -30,6 +35,7 @@ from pipeline.kafka_log.log import KafkaLog
 from pipeline.kafka_log.overview import assignments
 from pipeline.kafka_log.topics import create_topic
 from pipeline.log import JSON, PACKED, Message, Record, read_to_end
+from pipeline.page import Table
 from pipeline.schema import Schema
 from producers.replay import packed
 from producers.synthetic import synthetic_events
@@ -44,15 +50,47 @@ CALM_SECONDS = 10.0  # watched before and after
 WAIT_SECONDS = 600.0
 LOOK_SECONDS = 0.1
 
+MOVED, STAYED, BEFORE = "the partition that moves", "those that stay", "any, before"
 
-def run(servers: str, config: Config, config_file: Path | None, nodes: int = NODES) -> dict[str, Any]:
-    """Hand a shard over; return for how long it was silent, and those that did not move."""
-    schema = synthetic_schema(lasting=True)
-    config = msgspec.structs.replace(
+
+def run(args: argparse.Namespace) -> Report:
+    """Measure; return the report."""
+    around = surroundings(args)
+    runs = []
+    for _ in range(args.repeats):
+        with brokers(args) as (servers, config):
+            runs.append(_measure(servers, _own(config), args.config, args.events or NODES))
+    silences = {name: [run[name] for run in runs] for name in (MOVED, STAYED, BEFORE)}
+    figures: dict[str, dict[str, Any]] = {
+        name: {"silence_s": median(seconds), "silence_s_of_each": seconds} for name, seconds in silences.items()
+    }
+    ours = {size: round(median(run[size] for run in runs)) for size in ("nodes", "snapshot_mb")} | figures.pop(MOVED)
+    ratio = {who: round(peer["silence_s"] / ours["silence_s"], 3) for who, peer in figures.items()}
+    about = {"repeats": args.repeats, "broker": called(args)}
+    return {**about, **around, "ours": ours, "peers": figures, "ratio": ratio}
+
+
+def tables(report: Report) -> list[Table]:
+    ours = report["ours"]
+    cells = [
+        [who, f"{row['silence_s']:.2f}", ", ".join(f"{seconds:.2f}" for seconds in row["silence_s_of_each"])]
+        for who, row in ({MOVED: ours} | report["peers"]).items()
+    ]
+    header = [f"{ours['nodes']:,} nodes, a snapshot of {ours['snapshot_mb']:,} MB", "silence, s", "of each repeat"]
+    return [Table("silence", header, cells)]
+
+
+def _own(config: Config) -> Config:
+    return msgspec.structs.replace(
         config,
         score=msgspec.structs.replace(config.score, snapshot_every="1h"),  # one would be a silence of its own
         scores=msgspec.structs.replace(config.scores, format="packed"),
     )
+
+
+def _measure(servers: str, config: Config, config_file: Path | None, nodes: int) -> dict[str, float]:
+    """Hand a shard over; return for how long it was silent, and those that did not move."""
+    schema = synthetic_schema(lasting=True)
     cluster = Cluster(servers, config.kafka)
     for topic in (config.topics.events, config.topics.scores, config.topics.dead_letters):
         create_topic(cluster, topic, PARTITIONS, None, {})
@@ -69,7 +107,7 @@ def run(servers: str, config: Config, config_file: Path | None, nodes: int = NOD
                 found = _hand_over(cluster, config, one, first, second)
         newest = max(state.glob(f"*-{LARGE}@*/snapshot-*"))
         snapshot_bytes = sum(path.stat().st_size for path in newest.iterdir())
-    return {"nodes": filled, "snapshot_mb": round(snapshot_bytes / 1e6), **found}
+    return {"nodes": filled, "snapshot_mb": snapshot_bytes / 1e6, **found}
 
 
 def _fill(cluster: Cluster, topic: str, schema: Schema, stream: Iterator[bytes], nodes: int) -> int:
@@ -106,7 +144,7 @@ def _trickle(cluster: Cluster, topic: str, streams: list[Iterator[bytes]]) -> It
         thread.join()
 
 
-def _hand_over(cluster: Cluster, config: Config, one: str, first: Scorer, second: Scorer) -> dict[str, Any]:
+def _hand_over(cluster: Cluster, config: Config, one: str, first: Scorer, second: Scorer) -> dict[str, float]:
     """Let the second consumer join, then stop who serves the large shard; `one` is the first's name in the group."""
     group = config.score.group
     _wait(first, lambda: sorted(map(len, assignments(cluster, group).values())) == [1, 2])
@@ -123,9 +161,9 @@ def _hand_over(cluster: Cluster, config: Config, one: str, first: Scorer, second
     instants = [_score_instants(cluster, config, number) for number in range(PARTITIONS)]
     calm_from, stayed = stopped_at - CALM_SECONDS, sorted(set(range(PARTITIONS)) - shared[leaver])
     return {
-        "silence_s": round(_silence(instants[LARGE], stopped_at, math.inf), 2),
-        "stayed_silence_s": round(max(_silence(instants[number], stopped_at, math.inf) for number in stayed), 2),
-        "calm_silence_s": round(max(_silence(found, calm_from, stopped_at) for found in instants), 2),
+        MOVED: round(_silence(instants[LARGE], stopped_at, math.inf), 2),
+        STAYED: round(max(_silence(instants[number], stopped_at, math.inf) for number in stayed), 2),
+        BEFORE: round(max(_silence(found, calm_from, stopped_at) for found in instants), 2),
     }
 
 

@@ -35,9 +35,11 @@ from pipeline.kafka_log.topics import create_topic
 from pipeline.log import JSON, Message, Record
 from pipeline.messages import ScoreReader
 from pipeline.model import Model
+from pipeline.page import Table
 from pipeline.schema import Schema
 
 Delivery = Literal["exactly-once", "at-least-once"]
+Figures = dict[str, Any]
 
 RATES = (1_000, 5_000)  # events a second
 SECONDS = 10.0  # of each measurement
@@ -51,32 +53,34 @@ READ_RECORDS = 5_000
 
 def run(
     servers: str, config: Config, config_file: Path | None, model: Model, lines: Sequence[bytes], repeats: int
-) -> dict[str, Any]:
+) -> list[Figures]:
     """Measure either delivery with each client at every rate, in turn; return medians over the repeats."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    found: dict[tuple[Delivery, Client, int], list[Figures]] = {}
     with tempfile.TemporaryDirectory() as folder:
         model.save(Path(folder) / "model")
         for repeat in range(repeats):
-            for delivery in get_args(Delivery):
-                for client, rate in itertools.product(clients(), RATES):
-                    own = f"{config.topics.events}-{repeat}-{delivery}-{client}-{rate}"
-                    ours = _own(config, delivery, client, own)
-                    events = lines[: WARM_EVENTS + int(rate * SECONDS)]
-                    run = Run(servers, ours, model.schema, rate, events)
-                    with scorer(servers, ours, config_file, Path(folder) / "model", Path(folder) / own) as process:
-                        measured = run.measure(process)
-                    name = delivery if client == "kafka-python" else f"{delivery}, {client}"
-                    found.setdefault(f"{name}, {rate}/s", []).append(measured)
-    return {name: _summary(runs) for name, runs in found.items()}
+            for served in itertools.product(get_args(Delivery), clients(), RATES):
+                delivery, client, rate = served
+                own = f"{config.topics.events}-{repeat}-{delivery}-{client}-{rate}"
+                ours = _own(config, delivery, client, own)
+                run = Run(servers, ours, model.schema, rate, lines[: WARM_EVENTS + int(rate * SECONDS)])
+                with scorer(servers, ours, config_file, Path(folder) / "model", Path(folder) / own) as process:
+                    found.setdefault(served, []).append(run.measure(process))
+    return [
+        {"delivery": delivery, "client": client, "offered": rate, **_summary(runs)}
+        for (delivery, client, rate), runs in found.items()
+    ]
 
 
-def table(latency: dict[str, dict[str, Any]]) -> Iterator[str]:
-    """Yield the lines of a table."""
-    yield f"{'produced -> visible':<32} {'p50 ms':>8} {'p99 ms':>8} {'p99 of each repeat':>24} {'batch':>7}  of which"
-    for name, row in latency.items():
-        each = ", ".join(f"{p99:.1f}" for p99 in row["p99_ms_of_each"])
-        parts = ", ".join(f"{part} {value:.2f}" for part, value in row["parts_ms"].items())
-        yield f"{name:<32} {row['p50_ms']:>8.2f} {row['p99_ms']:>8.2f} {each:>24} {row['batch_p50']:>7.0f}  {parts}"
+def table(latency: list[Figures]) -> Table:
+    header = ["delivery", "client", "events/s", "p50 ms", "p99 ms", "p99 of each repeat", "events a batch"]
+    cells = [
+        [row["delivery"], row["client"], f"{row['offered']:,}", f"{row['p50_ms']:.1f}", f"{row['p99_ms']:.1f}"]
+        + [", ".join(f"{p99:.1f}" for p99 in row["p99_ms_of_each"]), f"{row['batch_p50']:.0f}"]
+        + [f"{ms:.1f}" for ms in row["parts_ms"].values()]
+        for row in latency
+    ]
+    return Table("latency", [*header, *latency[0]["parts_ms"]], cells)
 
 
 def _own(config: Config, delivery: Delivery, client: Client, name: str) -> Config:
@@ -104,7 +108,7 @@ class Run:
     scored_at: list[float] = field(default_factory=list, init=False)
     seen_at: list[float] = field(default_factory=list, init=False)
 
-    def measure(self, process: Scorer) -> dict[str, Any]:
+    def measure(self, process: Scorer) -> Figures:
         """Warm the scorer up, then produce at a steady pace and watch the scores come."""
         cluster = measuring(self.servers, self.config)
         for topic in (self.config.topics.events, self.config.topics.scores):
@@ -151,7 +155,7 @@ class Run:
                     f"{scores} scores expected in {patience:.0f} s, {count} came; see whether the broker is well"
                 )
 
-    def _figures(self, sent_at: npt.NDArray[np.float64], report: dict[str, Any]) -> dict[str, Any]:
+    def _figures(self, sent_at: npt.NDArray[np.float64], report: dict[str, Any]) -> Figures:
         position = np.array(self.position)
         measured = position > WARM_EVENTS  # the producer's first waited for its client
         scored_at, seen_at = np.array(self.scored_at)[measured], np.array(self.seen_at)[measured]
@@ -184,7 +188,7 @@ def _batches(position: npt.NDArray[np.int64], scored_at: npt.NDArray[np.float64]
     return sizes
 
 
-def _summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
+def _summary(runs: list[Figures]) -> Figures:
     batches = [size for run in runs for size in run["batches"]]
     return {
         **{name: round(median(run[name] for run in runs), 3) for name in ("p50_ms", "p99_ms", "max_ms")},

@@ -1,10 +1,12 @@
-"""`graphsieve bench kafka --soak`: steady load at half of what the scorer reaches, for as long as one likes.
+"""`graphsieve bench kafka_soak`: steady load at half of what the scorer reaches, for as long as one likes.
 
 A producer, the deployed scorer and the broker run side by side on an endless synthetic stream, whose nodes expire.
 Every half minute: how far the group has come, how far it is behind, and the memory of the scorer's process, all seen
-from outside. The topics keep no more than they must, so the broker's disk does not fill either.
+from outside. The topics keep no more than they must, so the broker's disk does not fill either. The peer is the run's
+own first third, beside its last.
 """
 
+import argparse
 import math
 import multiprocessing
 import tempfile
@@ -18,9 +20,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pipeline.bench.kafka_brokers import brokers, called
 from pipeline.bench.kafka_process import Scorer, measuring, scorer
 from pipeline.bench.kafka_serve import Contender, Place, serve
 from pipeline.bench.models import some_model, synthetic_schema
+from pipeline.bench.surroundings import Report, surroundings
 from pipeline.config import Config
 from pipeline.kafka_log.bare import paced
 from pipeline.kafka_log.client import Cluster
@@ -29,6 +33,7 @@ from pipeline.kafka_log.topics import create_topic
 from pipeline.log import Message
 from pipeline.memory_limit import resident_bytes
 from pipeline.model import Model
+from pipeline.page import Table
 from producers.synthetic import synthetic_events
 
 MEASURED_EVENTS = 50_000  # to know the speed whose half is the load
@@ -47,8 +52,37 @@ class Sample(NamedTuple):
     resident_mb: float
 
 
-def run(servers: str, config: Config, config_file: Path | None, minutes: float) -> dict[str, Any]:
+def run(args: argparse.Namespace) -> Report:
     """Run the load; return whether lag and memory stayed what they were."""
+    around = surroundings(args, "minutes")
+    with brokers(args) as (servers, config):
+        most, samples = _measure(servers, config, args.config, args.minutes)
+    first, last = _thirds(samples)
+    ratio = round(first["resident_mb"] / last["resident_mb"], 3)
+    return {
+        "broker": called(args), **around, "most_events_per_s": round(most), "load_events_per_s": round(most / 2),
+        "ours": {**_whole(samples), "last third": last, "samples": [list(sample) for sample in samples]},
+        "peers": {"first third": first}, "ratio": {"first third": ratio},
+    }  # fmt: skip
+
+
+def tables(report: Report) -> list[Table]:
+    ours = report["ours"]
+    first, last = report["peers"]["first third"], ours["last third"]
+    cells = [
+        ["seconds", f"{ours['seconds']:,}"],
+        ["load, events/s", f"{report['load_events_per_s']:,}"],
+        ["committed, events/s", f"{ours['events_per_s']:,}"],
+        ["committed, events", f"{ours['events']:,}"],
+        ["lag, events: first third, last third", f"{first['lag']:,.0f}, {last['lag']:,.0f}"],
+        ["largest lag, events", f"{ours['lag_max']:,}"],
+        ["memory: first third, last third", f"{first['resident_mb']:,.1f}, {last['resident_mb']:,.1f} MB"],
+    ]
+    return [Table("figures", ["", ""], cells)]
+
+
+def _measure(servers: str, config: Config, config_file: Path | None, minutes: float) -> tuple[float, list[Sample]]:
+    """Return the speed whose half is the load, and what was seen under it."""
     model = some_model(synthetic_schema())
     cluster = Cluster(servers, config.kafka)
     for topic in (config.topics.events, config.topics.scores, config.topics.dead_letters):
@@ -63,7 +97,7 @@ def run(servers: str, config: Config, config_file: Path | None, minutes: float) 
         ):
             samples = list(_watch(KafkaLog(cluster, 0), config, process, minutes * 60))
             process.stop()
-    return {"most_events_per_s": round(most), "load_events_per_s": round(most / 2), **_report(samples, most / 2)}
+    return most, samples
 
 
 def _most(servers: str, config: Config, model: Model) -> float:
@@ -108,7 +142,7 @@ def _watch(log: KafkaLog, config: Config, process: Scorer, seconds: float) -> It
         process.check()
         committed, end = log.committed(config.score.group, config.topics.events).position, log.end(config.topics.events)
         resident = (resident_bytes(process.process.pid) or math.nan) / 2**20
-        sample = Sample(time.monotonic() - began, committed, end - committed, resident)
+        sample = Sample(round(time.monotonic() - began, 1), committed, end - committed, round(resident, 1))
         print(
             f"{sample.at:6.0f} s  {sample.events:>10} events  lag {sample.lag:>7}  {sample.resident_mb:7.1f} MB",
             flush=True,
@@ -117,24 +151,25 @@ def _watch(log: KafkaLog, config: Config, process: Scorer, seconds: float) -> It
     log.close()
 
 
-def _report(samples: list[Sample], load: float) -> dict[str, Any]:
-    """Compare the first third with the last; memory by its slope too, over what comes after the first third."""
+def _thirds(samples: list[Sample]) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the medians of the first third and of the last."""
     third = max(1, len(samples) // 3)
-    first, last = samples[:third], samples[-third:]
-    lags = [median(sample.lag for sample in part) for part in (first, last)]
-    memory = [median(sample.resident_mb for sample in part) for part in (first, last)]
-    settled = samples[third:]
+    first, last = (
+        {"lag": median(sample.lag for sample in part), "resident_mb": median(sample.resident_mb for sample in part)}
+        for part in (samples[:third], samples[-third:])
+    )
+    return first, last
+
+
+def _whole(samples: list[Sample]) -> dict[str, Any]:
+    """Return how much there was, and memory by its slope, over what comes after the first third."""
+    settled = samples[max(1, len(samples) // 3) :]
     slope = np.polyfit([sample.at / 3600 for sample in settled], [sample.resident_mb for sample in settled], 1)[0]
+    first, last = samples[0], samples[-1]
     return {
-        "seconds": round(samples[-1].at),
-        "events": samples[-1].events,
-        "events_per_s": round((samples[-1].events - samples[0].events) / max(1e-9, samples[-1].at - samples[0].at)),
-        "lag_bounded": bool(lags[1] <= 2 * lags[0] + load),  # a second of load is noise
-        "lag_first_third": lags[0],
-        "lag_last_third": lags[1],
+        "seconds": round(last.at),
+        "events": last.events,
+        "events_per_s": round((last.events - first.events) / max(1e-9, last.at - first.at)),
         "lag_max": max(sample.lag for sample in samples),
-        "resident_mb_first_third": round(memory[0], 1),
-        "resident_mb_last_third": round(memory[1], 1),
         "resident_mb_an_hour": round(float(slope), 2),
-        "samples": [[round(s.at, 1), s.events, s.lag, round(s.resident_mb, 1)] for s in samples],
     }

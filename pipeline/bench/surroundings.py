@@ -12,11 +12,14 @@ from pipeline.versions import versions
 Report = dict[str, Any]  # `ours`, `peers` (name -> figures), `ratio` (name -> ours/peer, above 1 is better), and this
 
 
-def surroundings(args: Namespace) -> Report:
-    """Return the command, the code, versions, processors, and the load that others made in the last minute."""
+def surroundings(args: Namespace, length: str = "repeats") -> Report:
+    """Return the command, the code, versions, processors, and the load that others made in the last minute.
+
+    `length` is the option that says how much is measured.
+    """
     words = ["graphsieve", "bench", args.which]
     words += [f"--events {args.events}"] if args.events else []
-    words += [f"--repeats {args.repeats}"]
+    words += [f"--{length} {getattr(args, length)}"]
     return {
         "bench": args.which,
         "command": " ".join(shlex.quote(part) for word in words for part in word.split()),
