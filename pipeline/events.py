@@ -85,6 +85,12 @@ class EventBatch:
         columns["edge_event"] = renumbered[columns["edge_event"]]
         return EventBatch(**columns)
 
+    def without(self, wrong: Wrong) -> "EventBatch":
+        """Return the events of which nothing is wrong, in order."""
+        keep = np.ones(len(self), np.bool_)
+        keep[list(wrong)] = False
+        return self.take(keep)
+
     def by_position(self) -> "EventBatch":
         """Return the events in the order of their messages' positions; those of one message stay as they are."""
         if (np.diff(self.position) >= 0).all():

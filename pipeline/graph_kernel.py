@@ -55,7 +55,7 @@ def run(g: State, rules: Rules, ids: Table, keys: Table, batch: Batch, out: Resu
     """
     meta, counts = g.meta[0], out.counts[0]
     if start == 0:
-        if not has_room(g, ids, keys, batch, len(out.group_lists)):
+        if not has_room(g, ids, keys, batch):
             return NO_ROOM
         number(g, rules, ids, keys, batch, out)
         counts.entries, counts.targets, counts.kept, counts.operations = 0, 0, 0, 0

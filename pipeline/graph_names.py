@@ -12,10 +12,10 @@ from pipeline.texts_kernel import Column, Data
 
 
 @compiled
-def has_room(g: State, ids: Table, keys: Table, batch: Batch, groups: int) -> bool:
+def has_room(g: State, ids: Table, keys: Table, batch: Batch) -> bool:
     """Is there room for all that the batch could add at most?"""
     meta = g.meta[0]
-    events, edges = len(batch.kind), len(batch.edge_event)
+    events, edges, groups = len(batch.kind), len(batch.edge_event), len(batch.keys.start)
     lists = events * groups + 2 * edges
     return bool(
         meta.free_rows + len(g.rows) - meta.rows_used >= events + edges

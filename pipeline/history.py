@@ -30,8 +30,8 @@ from pipeline.log import Record
 from pipeline.model import Layer
 from pipeline.operations import Operations
 from pipeline.schema import Schema
-from pipeline.scorer import raw_channels
-from pipeline.stage_kernel import Values, walk_operations
+from pipeline.scorer import raw_channels, values_of
+from pipeline.stage_kernel import walk_operations
 from pipeline.transform import Raw, Transform
 
 Floats = npt.NDArray[np.float32]
@@ -157,10 +157,9 @@ class History:
 
 def _means(operations: Operations, values: Floats, cache: Cache, lists: Lists) -> Floats:
     """Let the lists obey with a chunk's values, then keep these; return the means that were read.  # (b, R, W)"""
-    cache.reserve(operations.row_capacity)
-    lists.reserve(operations.list_capacity)
+    remembered = values_of(cache, lists, operations.row_capacity, operations.list_capacity)
     means = np.empty((operations.entries, operations.relations, values.shape[1]), np.float32)
-    walk_operations(operations.log, operations.kept, Values(cache.rows, lists.sums), values, means)
+    walk_operations(operations.log, operations.kept, remembered, values, means)
     return means
 
 

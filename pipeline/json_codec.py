@@ -78,9 +78,7 @@ class JsonReader:
         batch = self._batch(messages, records, wrong)
         if wrong:
             bad += [bad_event(records[i], *problem) for i, problem in wrong.items()]
-            keep = np.ones(len(messages), np.bool_)
-            keep[list(wrong)] = False
-            batch = batch.take(keep)
+            batch = batch.without(wrong)
         return batch, bad
 
     def _parse(self, records: Sequence[Record]) -> tuple[list[Any], Sequence[Record], list[BadEvent]]:

@@ -9,7 +9,7 @@ from pipeline.compiled import compiled
 from pipeline.texts_kernel import Data
 
 SLOT = np.dtype([("tag", "u4"), ("index", "i4")])  # the hash; -1: free
-ENTRY = np.dtype([("start", "i8"), ("length", "i2"), ("space", "i2")])
+ENTRY = np.dtype([("start", "i8"), ("length", "i2"), ("space", "i2")])  # a name has four LONGEST_NAME bytes at most
 META = np.dtype([("count", "i8"), ("used", "i8"), ("lost", "i8"), ("key", "u8")])  # bytes of text used, in holes
 
 

@@ -113,9 +113,7 @@ class PackedReader:
         if not wrong:
             return batch, []
         bad = [self._bad_event(batch, records[message[i]], i, *problem) for i, problem in sorted(wrong.items())]
-        keep = np.ones(len(batch), np.bool_)
-        keep[list(wrong)] = False
-        return batch.take(keep), bad
+        return batch.without(wrong), bad
 
     def _bad_event(self, batch: EventBatch, record: Record, i: int, reason: str, detail: str) -> BadEvent:
         # Not the whole message: a thousand bad events in one would make a thousand copies of it.

@@ -60,13 +60,14 @@ class Scorer:
         self.inputs, self.input_lists = Cache(len(model.input_keep)), Lists(len(model.input_keep))
         self.hidden, self.hidden_lists = Cache(model.layers[0].width), Lists(model.layers[0].width)
         self._tables = model.transform.tables(model.input_keep)
-        self._make_room(FEW_EVENTS)
+        self._make_room()
+        self._read = self._room_to_read(FEW_EVENTS)
 
     def score(self, events: EventBatch, explain: Explain | None = None) -> Scored:
         """Apply `events`, score their targets, and let `explain` say why."""
         began = self._clock()
         if len(events.kind) > len(self._read.x):
-            self._make_room(len(events.kind))
+            self._read = self._room_to_read(len(events.kind))
         applied = self.graph.apply(events, stage_a, self._for_stage_a)
         count, read = applied.entry_count, self._read
         a = self._clock()
@@ -87,17 +88,19 @@ class Scorer:
 
     def _for_stage_a(self) -> tuple[Tables, Values, Floats, Floats]:
         if self._capacities != (self.graph.row_capacity, self.graph.list_capacity):
-            self._make_room(len(self._read.x))
+            self._make_room()
         return self._tables, self._of_inputs, self._read.x, self._read.means
 
-    def _make_room(self, events: int) -> None:
-        """Make room for the graph's rows and lists, and for what so many events read."""
+    def _make_room(self) -> None:
+        """Make room for the graph's rows and lists."""
         rows, lists = self._capacities = (self.graph.row_capacity, self.graph.list_capacity)
-        self._of_inputs = _values(self.inputs, self.input_lists, rows, lists)
-        self._of_hidden = _values(self.hidden, self.hidden_lists, rows, lists)
+        self._of_inputs = values_of(self.inputs, self.input_lists, rows, lists)
+        self._of_hidden = values_of(self.hidden, self.hidden_lists, rows, lists)
+
+    def _room_to_read(self, events: int) -> _Read:
         relations, inputs, width = len(self.model.schema.relations), len(self._tables.keep), self.model.layers[0].width
         shapes = (events, inputs), (events, relations, inputs), (events, relations, width)
-        self._read = _Read(*(np.empty(shape, np.float32) for shape in shapes))
+        return _Read(*(np.empty(shape, np.float32) for shape in shapes))
 
     def export(self) -> dict[str, npt.NDArray[np.generic]]:
         """Return the shard's whole state as plain arrays: the graph, both caches, both lists."""
@@ -116,7 +119,7 @@ class Scorer:
             cache.restore(arrays.pop(f"{prefix}.rows"), rows)
             running.restore(arrays.pop(f"{prefix}.sums"), lists)
         self.graph.restore(arrays)
-        self._make_room(len(self._read.x))
+        self._make_room()
 
     def memory_bytes(self) -> dict[str, int]:
         """Bytes by part, as allocated."""
@@ -125,8 +128,8 @@ class Scorer:
         return parts | {"inputs": self.inputs.rows.nbytes, "hidden": self.hidden.rows.nbytes}
 
 
-def _values(cache: Cache, lists: Lists, rows: int, count: int) -> Values:
-    """Return the arrays of a stage, with room for so many rows and so many lists."""
+def values_of(cache: Cache, lists: Lists, rows: int, count: int) -> Values:
+    """Return the arrays of a stage, with room for so many rows and `count` lists."""
     cache.reserve(rows)
     lists.reserve(count)
     return Values(cache.rows, lists.sums)

@@ -29,9 +29,7 @@ class TombstoneReader:
         }
         batch = self._batch(check_names("key", [record.key for record in records], wrong), records)
         if wrong:
-            keep = np.ones(len(records), np.bool_)
-            keep[list(wrong)] = False
-            batch = batch.take(keep)
+            batch = batch.without(wrong)
         return batch, [bad_event(records[i], *problem) for i, problem in wrong.items()]
 
     def _batch(self, ids: Texts, records: Sequence[Record]) -> EventBatch:
