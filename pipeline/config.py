@@ -21,7 +21,7 @@ NOT_KNOBS = {"GRAPHSIEVE_DATA"}  # where tests and benchmarks find real data
 
 
 class Score(Struct, frozen=True, forbid_unknown_fields=True):
-    max_batch: Annotated[int, Meta(ge=1, le=1_000_000)] = 512
+    max_batch: Annotated[int, Meta(ge=1, le=1_000_000)] = 2048
     max_wait: str = "10ms"
     group: Annotated[str, Meta(min_length=1)] = "graphsieve"
     snapshot_every: str = "60s"
