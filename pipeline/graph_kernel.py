@@ -4,7 +4,7 @@ The loop returns before an event for which the operation log might be too short,
 a step first reckons its worst case, then acts, so it never stops midway.
 """
 
-from pipeline.compiled import compiled
+from pipeline.compiled import compiled, inlined
 from pipeline.graph_lists import (
     add_link,
     arrival_channels,
@@ -89,7 +89,7 @@ def run(g: State, rules: Rules, ids: Table, keys: Table, batch: Batch, out: Resu
 # ---- the five events ----
 
 
-@compiled
+@inlined
 def _node(g: State, rules: Rules, batch: Batch, out: Result, e: int) -> int:
     row, ts, meta = out.row[e], batch.ts[e], g.meta[0]
     if ts < meta.watermark - rules.ttl:
@@ -113,7 +113,7 @@ def _node(g: State, rules: Rules, batch: Batch, out: Result, e: int) -> int:
     return APPLIED
 
 
-@compiled
+@inlined
 def _score(g: State, rules: Rules, batch: Batch, out: Result, e: int) -> int:
     row = out.row[e]
     if g.rows[row].state != LIVE:
@@ -124,7 +124,7 @@ def _score(g: State, rules: Rules, batch: Batch, out: Result, e: int) -> int:
     return APPLIED
 
 
-@compiled
+@inlined
 def _edge(g: State, rules: Rules, batch: Batch, out: Result, e: int) -> int:
     i, row, ts = out.edge_start[e], out.row[e], batch.ts[e]
     if ts < g.meta[0].watermark - rules.ttl:
@@ -132,7 +132,7 @@ def _edge(g: State, rules: Rules, batch: Batch, out: Result, e: int) -> int:
     return APPLIED if _connect(g, rules, out, batch.edge_relation[i], row, out.edge_row[i], ts) else DUPLICATE
 
 
-@compiled
+@inlined
 def _label(g: State, rules: Rules, batch: Batch, out: Result, e: int) -> int:
     row, label = out.row[e], batch.label[e]
     if g.rows[row].label == label:
@@ -145,7 +145,7 @@ def _label(g: State, rules: Rules, batch: Batch, out: Result, e: int) -> int:
     return APPLIED
 
 
-@compiled
+@inlined
 def _retract(g: State, rules: Rules, batch: Batch, out: Result, e: int) -> int:
     row, first = out.row[e], out.edge_start[e]
     if out.edge_start[e + 1] > first:
@@ -163,7 +163,7 @@ def _retract(g: State, rules: Rules, batch: Batch, out: Result, e: int) -> int:
 # ---- a row comes, reads and goes ----
 
 
-@compiled
+@inlined
 def _expire(g: State, rules: Rules, out: Result) -> bool:
     """Forget the rows that came first while they are older than ttl; False if the log is too short to go on."""
     meta = g.meta[0]
@@ -176,7 +176,7 @@ def _expire(g: State, rules: Rules, out: Result) -> bool:
     return True
 
 
-@compiled
+@inlined
 def _forget(g: State, rules: Rules, out: Result, row: int) -> None:
     """Take the row out of every list, drop its own lists, and everything known of it."""
     while g.rows[row].links >= 0:
@@ -193,7 +193,7 @@ def _forget(g: State, rules: Rules, out: Result, row: int) -> None:
     note_idle_row(g, row)
 
 
-@compiled
+@inlined
 def _ensure_present(g: State, row: int) -> None:
     """A row named by an edge or a label before its own event is a placeholder: nobody's neighbour yet."""
     if g.rows[row].state == ABSENT:
@@ -202,7 +202,7 @@ def _ensure_present(g: State, row: int) -> None:
         _enqueue(g, row)
 
 
-@compiled
+@inlined
 def _join_groups(g: State, rules: Rules, batch: Batch, out: Result, e: int) -> None:
     row = out.row[e]
     for r in range(g.owner.shape[1]):
@@ -219,7 +219,7 @@ def _join_groups(g: State, rules: Rules, batch: Batch, out: Result, e: int) -> N
             add_link(g, rules, new, row)
 
 
-@compiled
+@inlined
 def _read(g: State, rules: Rules, batch: Batch, out: Result, e: int, row: int) -> None:
     """Make the row's entry of this micro-batch: read its lists, and their counters for its channels."""
     counts = out.counts[0]
@@ -242,7 +242,7 @@ def _read(g: State, rules: Rules, batch: Batch, out: Result, e: int, row: int) -
     label_channels(g, rules, out, entry, row)
 
 
-@compiled
+@inlined
 def _leave_all(g: State, rules: Rules, out: Result, row: int) -> None:
     link = g.rows[row].links if g.rows[row].state == LIVE else -1
     while link >= 0:
@@ -250,7 +250,7 @@ def _leave_all(g: State, rules: Rules, out: Result, row: int) -> None:
         link = g.links[link].row_next
 
 
-@compiled
+@inlined
 def _enter_all(g: State, rules: Rules, out: Result, row: int, arrives: bool) -> None:
     link = g.rows[row].links
     while link >= 0:
@@ -261,7 +261,7 @@ def _enter_all(g: State, rules: Rules, out: Result, row: int, arrives: bool) -> 
 # ---- edges ----
 
 
-@compiled
+@inlined
 def _connect(g: State, rules: Rules, out: Result, relation: int, src: int, dst: int, ts: float) -> bool:
     """Make `src` a neighbour of `dst`, and the reverse if undirected; False if nothing is new."""
     if src == dst:
@@ -274,7 +274,7 @@ def _connect(g: State, rules: Rules, out: Result, relation: int, src: int, dst: 
     return bool(new)
 
 
-@compiled
+@inlined
 def _add_neighbour(g: State, rules: Rules, out: Result, relation: int, row: int, neighbour: int, ts: float) -> bool:
     own = g.owner[row, relation]
     if own < 0:
@@ -293,7 +293,7 @@ def _add_neighbour(g: State, rules: Rules, out: Result, relation: int, row: int,
     return True
 
 
-@compiled
+@inlined
 def _disconnect(g: State, rules: Rules, out: Result, relation: int, src: int, dst: int) -> bool:
     own = g.owner[dst, relation]
     link = find_link(g, own, src) if own >= 0 else -1
@@ -305,7 +305,7 @@ def _disconnect(g: State, rules: Rules, out: Result, relation: int, src: int, ds
 # ---- the expiry queue: present rows in order of arrival ----
 
 
-@compiled
+@inlined
 def _enqueue(g: State, row: int) -> None:
     meta = g.meta[0]
     g.rows[row].newer, g.rows[row].older = -1, meta.newest
@@ -317,7 +317,7 @@ def _enqueue(g: State, row: int) -> None:
     meta.present += 1
 
 
-@compiled
+@inlined
 def _dequeue(g: State, row: int) -> None:
     meta, older, newer = g.meta[0], g.rows[row].older, g.rows[row].newer
     if older >= 0:

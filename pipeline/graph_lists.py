@@ -6,12 +6,12 @@ are in the sums, it counts. Every change of a member is written to the operation
 
 import numpy as np
 
-from pipeline.compiled import compiled
+from pipeline.compiled import inlined
 from pipeline.graph_state import FAR, LIVE, NEVER, PRECISION, Batch, Result, Rules, State
 from pipeline.operations import ADD, SCALE
 
 
-@compiled
+@inlined
 def find_link(g: State, own: int, row: int) -> int:
     """The link of `row` in list `own`, or -1: walks the list and the row's links side by side, the shorter decides."""
     by_list, by_row = g.lists[own].first, g.rows[row].links
@@ -24,7 +24,7 @@ def find_link(g: State, own: int, row: int) -> int:
     return -1
 
 
-@compiled
+@inlined
 def take_list(g: State) -> int:
     """Return a list without links: one that was forgotten, or the first that was never in use."""
     meta = g.meta[0]
@@ -42,7 +42,7 @@ def take_list(g: State) -> int:
 # ---- links: who stands in which list ----
 
 
-@compiled
+@inlined
 def add_link(g: State, rules: Rules, own: int, row: int) -> int:
     """Put `row` last in list `own`; it counts for nothing until it enters."""
     meta = g.meta[0]
@@ -70,7 +70,7 @@ def add_link(g: State, rules: Rules, own: int, row: int) -> int:
     return int(link)
 
 
-@compiled
+@inlined
 def remove_link(g: State, rules: Rules, out: Result, link: int) -> None:
     """Take a link out of its list and free it; a list without links is forgotten with its counters."""
     if has_entered(g, link):
@@ -82,7 +82,7 @@ def remove_link(g: State, rules: Rules, out: Result, link: int) -> None:
         _forget_list(g, own)
 
 
-@compiled
+@inlined
 def _splice(g: State, rules: Rules, link: int) -> None:
     it = g.links[link]
     if it.prev >= 0:
@@ -104,7 +104,7 @@ def _splice(g: State, rules: Rules, link: int) -> None:
     g.meta[0].free_link = link
 
 
-@compiled
+@inlined
 def _row_prev(g: State, rules: Rules, link: int) -> int:
     """The link before this one among its row's, or -1."""
     if rules.has_edges:
@@ -115,7 +115,7 @@ def _row_prev(g: State, rules: Rules, link: int) -> int:
     return int(before)
 
 
-@compiled
+@inlined
 def drop_list(g: State, rules: Rules, out: Result, own: int) -> None:
     """Empty a list at once: its owner is forgotten."""
     while g.lists[own].first >= 0:
@@ -125,7 +125,7 @@ def drop_list(g: State, rules: Rules, out: Result, own: int) -> None:
     _forget_list(g, own)
 
 
-@compiled
+@inlined
 def _forget_list(g: State, own: int) -> None:
     it = g.lists[own]
     it.counted_at, it.labelled_at = -np.inf, -np.inf
@@ -136,7 +136,7 @@ def _forget_list(g: State, own: int) -> None:
     note_idle_list(g, own)
 
 
-@compiled
+@inlined
 def note_idle_list(g: State, own: int) -> None:
     if not g.lists[own].idle:
         g.lists[own].idle = 1
@@ -144,7 +144,7 @@ def note_idle_list(g: State, own: int) -> None:
         g.meta[0].idle_lists += 1
 
 
-@compiled
+@inlined
 def note_idle_row(g: State, row: int) -> None:
     if not g.rows[row].idle:
         g.rows[row].idle = 1
@@ -155,19 +155,19 @@ def note_idle_row(g: State, row: int) -> None:
 # ---- members: whose values a list's sums hold ----
 
 
-@compiled
+@inlined
 def has_entered(g: State, link: int) -> bool:
     return bool(g.rows[g.links[link].row].state == LIVE)
 
 
-@compiled
+@inlined
 def _age(g: State, rules: Rules, link: int) -> float:
     """The event time that a half-life weighs: the edge's, or the node's."""
     it = g.links[link]
     return float(g.edge_links[link].ts if rules.group_of[g.lists[it.list].relation] < 0 else g.rows[it.row].ts)
 
 
-@compiled
+@inlined
 def enter(g: State, rules: Rules, out: Result, link: int, arrives: bool) -> None:
     own, row = g.links[link].list, g.links[link].row
     it = g.lists[own]
@@ -188,7 +188,7 @@ def enter(g: State, rules: Rules, out: Result, link: int, arrives: bool) -> None
         _count_arrival(g, rules, own)
 
 
-@compiled
+@inlined
 def leave(g: State, rules: Rules, out: Result, link: int) -> None:
     own, row = g.links[link].list, g.links[link].row
     it = g.lists[own]
@@ -202,14 +202,14 @@ def leave(g: State, rules: Rules, out: Result, link: int) -> None:
         _sum_anew(g, rules, out, own, link)
 
 
-@compiled
+@inlined
 def _weight(g: State, rules: Rules, link: int) -> float:
     it = g.lists[g.links[link].list]
     half_life = rules.half_lives[it.relation]
     return np.exp2((_age(g, rules, link) - it.landmark) / half_life) if half_life < np.inf else 1.0
 
 
-@compiled
+@inlined
 def _weigh(g: State, out: Result, own: int, row: int, weight: float) -> None:
     fresh = g.rows[row].fresh
     push(g, out, ADD, own, ~fresh if fresh >= 0 else row, weight)
@@ -218,7 +218,7 @@ def _weigh(g: State, out: Result, own: int, row: int, weight: float) -> None:
         g.level_sums[own, d] += weight * g.levels[row, d]
 
 
-@compiled
+@inlined
 def _empty(g: State, out: Result, own: int) -> None:
     """No member is left: the sums start again at exactly 0."""
     it = g.lists[own]
@@ -230,7 +230,7 @@ def _empty(g: State, out: Result, own: int) -> None:
     push(g, out, SCALE, own, 0, 0.0)
 
 
-@compiled
+@inlined
 def _move_landmark(g: State, out: Result, own: int, ts: float, half_life: float) -> None:
     """Weights grow with time, the mean doesn't care: scale them back before they grow too large."""
     it = g.lists[own]
@@ -244,7 +244,7 @@ def _move_landmark(g: State, out: Result, own: int, ts: float, half_life: float)
     push(g, out, SCALE, own, 0, max(factor, 1e-300))
 
 
-@compiled
+@inlined
 def _sum_anew(g: State, rules: Rules, out: Result, own: int, leaving: int) -> None:
     """The heaviest members have left and took the sums' digits along: add up those that stay."""
     it = g.lists[own]
@@ -267,13 +267,13 @@ def _sum_anew(g: State, rules: Rules, out: Result, own: int, leaving: int) -> No
 # ---- counters ----
 
 
-@compiled
+@inlined
 def _faded(seconds: float, half_life: float) -> float:
     """What is left of 1 after so long; nearly half of the time nothing has passed, and a power costs 10 ns."""
     return np.exp2(-seconds / half_life) if seconds != 0.0 else 1.0
 
 
-@compiled
+@inlined
 def _count_arrival(g: State, rules: Rules, own: int) -> None:
     now, it = g.meta[0].watermark, g.lists[own]
     for a in range(len(rules.arrival_half_lives)):
@@ -281,7 +281,7 @@ def _count_arrival(g: State, rules: Rules, own: int) -> None:
     it.counted_at = now
 
 
-@compiled
+@inlined
 def count_label(g: State, rules: Rules, row: int, sign: float) -> None:
     link = g.rows[row].links if g.rows[row].state == LIVE else -1
     while link >= 0:
@@ -289,7 +289,7 @@ def count_label(g: State, rules: Rules, row: int, sign: float) -> None:
         link = g.links[link].row_next
 
 
-@compiled
+@inlined
 def _count_member_label(g: State, rules: Rules, own: int, row: int, sign: float) -> None:
     label = g.rows[row].label
     if label < 0:
@@ -305,7 +305,7 @@ def _count_member_label(g: State, rules: Rules, own: int, row: int, sign: float)
     it.labelled_at = now
 
 
-@compiled
+@inlined
 def arrival_channels(g: State, rules: Rules, out: Result, entry: int, row: int) -> None:
     """log1p of the list's count, of the seconds since its last arrival, and of its decayed arrival counts."""
     now, c = g.meta[0].watermark, 0
@@ -324,7 +324,7 @@ def arrival_channels(g: State, rules: Rules, out: Result, entry: int, row: int) 
             c += 1
 
 
-@compiled
+@inlined
 def label_channels(g: State, rules: Rules, out: Result, entry: int, row: int) -> None:
     """The smoothed spam share among a list's labelled members, log1p of their count, the share with half-lives, and
     the deviation of the row's own channels from the list's mean (0 from an empty list)."""
@@ -356,20 +356,20 @@ def label_channels(g: State, rules: Rules, out: Result, entry: int, row: int) ->
 # ---- the operation log ----
 
 
-@compiled
+@inlined
 def push(g: State, out: Result, kind: int, own: int, source: int, weight: float) -> None:
     it = out.log[out.counts[0].operations]
     it.kind, it.list, it.source, it.weight = kind, own, source, weight
     out.counts[0].operations += 1
 
 
-@compiled
+@inlined
 def fits(g: State, out: Result, operations: int) -> bool:
     out.counts[0].wanted = out.counts[0].operations + operations
     return bool(out.counts[0].wanted <= len(out.log))
 
 
-@compiled
+@inlined
 def worst_case(g: State, rules: Rules, batch: Batch, out: Result, e: int) -> int:
     """No event can need more operations than this."""
     relations = g.owner.shape[1]
@@ -382,7 +382,7 @@ def worst_case(g: State, rules: Rules, batch: Batch, out: Result, e: int) -> int
     return int(cost)
 
 
-@compiled
+@inlined
 def row_cost(g: State, rules: Rules, row: int) -> int:
     """Operations for a row to leave all its lists and enter them again."""
     cost, link = 2 * g.owner.shape[1], g.rows[row].links
@@ -393,7 +393,7 @@ def row_cost(g: State, rules: Rules, row: int) -> int:
     return int(cost)
 
 
-@compiled
+@inlined
 def _may_sum_anew(g: State, rules: Rules, own: int, weight: float) -> bool:
     it = g.lists[own]
     fading = rules.half_lives[it.relation] < np.inf and weight == 0.0  # of a link not known yet

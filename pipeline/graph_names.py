@@ -4,7 +4,7 @@ New rows and lists are as good as idle until an event of the batch uses them: th
 a label for an unknown id named, go back with their names at the end of the batch.
 """
 
-from pipeline.compiled import compiled
+from pipeline.compiled import compiled, inlined
 from pipeline.graph_lists import note_idle_list, note_idle_row, take_list
 from pipeline.graph_state import ABSENT, Batch, Result, Rules, State
 from pipeline.names_kernel import Table, find, hash_of, is_full, put, release
@@ -41,7 +41,7 @@ def size_of(texts: Column) -> int:
     return size
 
 
-@compiled
+@inlined
 def number(g: State, rules: Rules, ids: Table, keys: Table, batch: Batch, out: Result) -> None:
     """Give every name of the batch a row or a list."""
     _find_edges(batch, out)
@@ -58,7 +58,7 @@ def number(g: State, rules: Rules, ids: Table, keys: Table, batch: Batch, out: R
                 out.group_lists[group, e] = _list_of(g, keys, key.data, start, length, relation)
 
 
-@compiled
+@inlined
 def _find_edges(batch: Batch, out: Result) -> None:
     """Note where each event's edges begin, and where the last one's end."""
     i = 0
@@ -69,7 +69,7 @@ def _find_edges(batch: Batch, out: Result) -> None:
     out.edge_start[len(batch.kind)] = i
 
 
-@compiled
+@inlined
 def _row_of(g: State, ids: Table, data: Data, start: int, length: int) -> int:
     tag = hash_of(data, start, length, 0, ids.meta[0].key)
     slot = find(ids, data, start, length, 0, tag)
@@ -86,7 +86,7 @@ def _row_of(g: State, ids: Table, data: Data, start: int, length: int) -> int:
     return int(row)
 
 
-@compiled
+@inlined
 def _take_row(g: State) -> int:
     meta = g.meta[0]
     if meta.free_rows > 0:
@@ -96,7 +96,7 @@ def _take_row(g: State) -> int:
     return int(meta.rows_used - 1)
 
 
-@compiled
+@inlined
 def _list_of(g: State, keys: Table, data: Data, start: int, length: int, relation: int) -> int:
     if length < 0:
         return -1
@@ -111,7 +111,7 @@ def _list_of(g: State, keys: Table, data: Data, start: int, length: int, relatio
     return int(own)
 
 
-@compiled
+@inlined
 def free_idle(g: State, ids: Table, keys: Table) -> None:
     """Free the idle rows and lists that nothing uses, with their names."""
     meta = g.meta[0]

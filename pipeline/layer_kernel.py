@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.compiled import compiled, compiled_fused
+from pipeline.compiled import compiled, inlined_fused
 
 Floats = npt.NDArray[np.float32]
 AT_ONCE = 4  # channels: an output is read and written once for so many
@@ -53,7 +53,7 @@ def pack(keeps: list[npt.NDArray[np.int32]], weights: list[Floats], biases: list
     )
 
 
-@compiled_fused
+@inlined_fused
 def _branch(packed: Packed, b: int, values: Floats, room: Floats) -> None:
     """Add a branch's products to `room`, which has its outputs.  # (W,), (strides[b],)"""
     # Numbers without a sign: compiled code need not look whether an index counts from the end.

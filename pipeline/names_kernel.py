@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.compiled import compiled
+from pipeline.compiled import compiled, inlined
 from pipeline.texts_kernel import Data
 
 SLOT = np.dtype([("tag", "u4"), ("index", "i4")])  # the hash; -1: free
@@ -20,13 +20,13 @@ class Table(NamedTuple):
     meta: npt.NDArray[np.void]  # (1,)
 
 
-@compiled
+@inlined
 def is_full(names: int, slots: int) -> bool:
     """Are so many names too many for so many slots?"""
     return 4 * names > 3 * slots
 
 
-@compiled
+@inlined
 def hash_of(data: Data, start: int, length: int, space: int, key: int) -> int:
     """Return 32 bits of a keyed hash: eight bytes at a time are folded in by a long product."""
     state = np.uint64(key) ^ np.uint64(space + 1)
@@ -39,7 +39,7 @@ def hash_of(data: Data, start: int, length: int, space: int, key: int) -> int:
     return np.int64(state & np.uint64(0xFFFFFFFF))  # type: ignore[return-value]
 
 
-@compiled
+@inlined
 def _folded(a: np.uint64, b: np.uint64) -> np.uint64:
     """Return the upper half of the product of two 64-bit numbers, mixed with the lower."""
     low, half = np.uint64(0xFFFFFFFF), np.uint64(32)
@@ -48,7 +48,7 @@ def _folded(a: np.uint64, b: np.uint64) -> np.uint64:
     return ((a >> half) * (b >> half) + (middle >> half) + (other >> half)) ^ (a * b)
 
 
-@compiled
+@inlined
 def find(table: Table, data: Data, start: int, length: int, space: int, tag: int) -> int:
     """Return the slot of a name; of one that is not known, ~ the slot that it would take."""
     mask = len(table.slots) - 1
@@ -60,7 +60,7 @@ def find(table: Table, data: Data, start: int, length: int, space: int, tag: int
     return ~at
 
 
-@compiled
+@inlined
 def _is(table: Table, index: int, data: Data, start: int, length: int, space: int) -> bool:
     entry = table.entries[index]
     if entry.length != length or entry.space != space:
@@ -71,7 +71,7 @@ def _is(table: Table, index: int, data: Data, start: int, length: int, space: in
     return same == length
 
 
-@compiled
+@inlined
 def put(table: Table, slot: int, index: int, data: Data, start: int, length: int, space: int, tag: int) -> None:
     """Give a new name an index; there must be room for its text."""
     meta, entry = table.meta[0], table.entries[index]
@@ -83,7 +83,7 @@ def put(table: Table, slot: int, index: int, data: Data, start: int, length: int
     table.slots[slot].tag, table.slots[slot].index = tag, index
 
 
-@compiled
+@inlined
 def release(table: Table, index: int) -> None:
     """Forget the name of an index, if it has one."""
     entry, mask = table.entries[index], len(table.slots) - 1
