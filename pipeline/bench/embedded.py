@@ -7,6 +7,7 @@ reviews where the data is there, else a synthetic stream. Compared, in turn and 
     scores packed  the same events; the scores of a micro-batch in one message
     packed         the events too, 512 a message
     unpruned       the same engine, all channels, single messages
+    512 at most    as ours, in smaller micro-batches
     bare loop      reads the messages and commits as many of the same size, without looking at them: the log's own speed
 
 Figures are medians over the repeats, with their range; ratios count, absolute times depend on the machine.
@@ -51,6 +52,7 @@ SYNTHETIC_EVENTS = 100_000
 PERCENTILES = ("p50_ms", "p99_ms")
 SCORES_PACKED, PACKED = "scores packed", "packed"
 PACK, PACKED_BATCH = 512, 8  # events a message, messages a micro-batch
+SMALLER_BATCH = 512  # messages
 SCORE_BYTES = 200  # about what a score message takes
 
 
@@ -74,6 +76,7 @@ def run(args: argparse.Namespace) -> Report:
             SCORES_PACKED: (log, small, packing),
             PACKED: (packed_log, small, _with(packing, "score", max_batch=PACKED_BATCH)),
             "unpruned": (log, whole, config),
+            f"{SMALLER_BATCH} at most": (log, small, _with(config, "score", max_batch=SMALLER_BATCH)),
         }
         contenders: dict[str, Callable[[str], dict[str, Any]]] = {
             who: partial(_serve, *what, Path(folder), len(records)) for who, what in served.items()
