@@ -23,7 +23,7 @@ from pipeline.sqlite_checkpoint import LAST_RESORT_PAGES, Checkpoints
 TOPIC_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 APPLICATION_ID = 0x67734C47  # "gsLG" in the file's header: this SQLite file is a log
 FORMAT = 3  # user_version in the header; raise it when the tables change
-MAX_READ_BYTES = 64 << 20  # one read_batch stops here, so that a flood of huge messages cannot exhaust the memory
+MAX_READ_BYTES = 4 << 20  # one read_batch stops here: a flood of huge messages or packed ones is many micro-batches
 ROW_BYTES = 60  # of a row besides its messages, about
 SHORTEST_POLL_SECONDS, LONGEST_POLL_SECONDS = 0.0002, 0.005
 
