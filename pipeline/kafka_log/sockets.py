@@ -1,7 +1,8 @@
 """Connections leave no socket behind: kafka-python 3.0 leaves it to the garbage collection to close some.
 
 Those that fail: a consumer whose broker is away tries again and again and makes little garbage, and in a quarter of an
-hour would have no file left to open. And those that a client still writes to when it is closed.
+hour would have no file left to open. And those that a client still writes to when it is closed; but for TLS, which
+takes the socket over: these stay with the garbage collection.
 """
 
 import socket
@@ -12,7 +13,7 @@ from kafka.net.inet import KafkaNetSocket
 
 DIRECT = "direct://"  # as the clients' `proxy_url`: without a proxy, through the class below
 
-# The sockets of each client's loop, which closes its own when it is gone; as long as it is there they are held here.
+# By the loop of a client, its open sockets: held here, or they would be collected together with it and not be closed.
 _opened: weakref.WeakKeyDictionary[Any, list[socket.socket]] = weakref.WeakKeyDictionary()
 
 
