@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.compiled import direct
 from pipeline.sections import LARGEST, Feature, Log1p, Numeric, OneHot, Vector, text_of
 from pipeline.texts import Texts
-from pipeline.texts_kernel import BETWEEN, ESCAPE, join
+from pipeline.texts_kernel import BETWEEN, ESCAPE, Parts, join
+from pipeline.texts_kernel import Column as TextColumn
 
 Floats = npt.NDArray[np.float32]
 Wrong = dict[int, tuple[str, str]]
@@ -50,30 +52,30 @@ def weekdays(ts: npt.NDArray[np.float64]) -> Floats:
 _DAYS = np.eye(7, dtype=np.float32)
 
 
-def group_keys(fields: Texts, relations: Sequence[Sequence[int]]) -> Texts:
-    """Join each node's values of the fields that a relation groups by into its group key; none where one is missing.
+def group_keys(relations: Sequence[Sequence[int]]) -> Callable[[Texts], Texts]:
+    """Return what joins each node's values of the fields that a relation groups by into its group key.
 
-    The parts of a key stay apart: ("a", "bc") and ("ab", "c") are two keys whatever the texts hold.
+    None where one is missing. The parts of a key stay apart: ("a", "bc") and ("ab", "c") are two keys whatever the
+    texts hold.
 
-    fields     (f, n)
     relations  the fields of each
-    returns    (relations, n)
+    returns    (fields, n) -> (relations, n)
     """
-    rows, joined = [], [fields]
-    for parts in relations:
-        if len(parts) == 1:
-            rows.append(parts[0])
-        else:
-            rows.append(len(fields) + len(joined) - 1)
-            joined.append(_joined(fields[parts]))
-    return Texts.join(joined, axis=0)[rows]
+    counts = [len(fields) for fields in relations]
+    parts = Parts(np.array([*chain.from_iterable(relations)], np.int64), np.cumsum([0, *counts], dtype=np.int64))
+    joined = sum(count for count in counts if count > 1)
+
+    def keys(fields: Texts) -> Texts:
+        n, texts = fields.length.shape[1], len(fields.data)
+        data = np.empty((1 + 2 * joined) * texts + joined * n, np.uint8)
+        out = TextColumn(data, np.empty((len(counts), n), np.int64), np.empty((len(counts), n), np.int32))
+        used = _join(fields.column, parts, out)
+        return Texts(data[:used], out.start, out.length)
+
+    return keys
 
 
-def _joined(parts: Texts) -> Texts:
-    length = np.empty((1, parts.length.shape[1]), np.int32)
-    data = np.empty(2 * int(np.maximum(parts.length, 0).sum()) + parts.length.size, np.uint8)
-    used = join(parts.data, parts.start, parts.length, length[0], data)
-    return Texts.laid_out(data[:used], length)
+_join = direct(join)  # `Texts` sees to the types
 
 
 def texts_of(fields: Sequence[Sequence[Any]]) -> Texts:
@@ -180,7 +182,11 @@ def _unknown(name: str, value: Any) -> tuple[str, str]:
 
 def _vectors(name: str, values: Sequence[Any], length: int) -> tuple[Floats, Wrong]:
     wrong: Wrong = {}
-    if any(value is None or len(value) != length for value in values):
+    try:
+        as_long = set(map(len, values)) <= {length}
+    except TypeError:  # one is missing
+        as_long = False
+    if not as_long:
         for i, value in enumerate(values):
             if value is None:
                 wrong[i] = ("missing_field", f"{name} is missing")
@@ -188,9 +194,10 @@ def _vectors(name: str, values: Sequence[Any], length: int) -> tuple[Floats, Wro
                 wrong[i] = ("wrong_length", f"{name} has {len(value)} numbers, the schema says {length}")
         values = [[0.0] * length if i in wrong else value for i, value in enumerate(values)]
     block = np.array(values, dtype=np.float64).reshape(len(values), length)
-    far = ~(np.abs(block).max(axis=1, initial=0.0) <= LARGEST)
-    wrong |= {int(i): ("out_of_range", f"{name} has a number beyond {LARGEST:g}") for i in np.flatnonzero(far)}
-    block[far] = 0.0
+    if not np.abs(block).max(initial=0.0) <= LARGEST:
+        far = ~(np.abs(block).max(axis=1, initial=0.0) <= LARGEST)
+        wrong |= {int(i): ("out_of_range", f"{name} has a number beyond {LARGEST:g}") for i in np.flatnonzero(far)}
+        block[far] = 0.0
     return block.astype(np.float32), wrong
 
 

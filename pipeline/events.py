@@ -9,7 +9,7 @@ by event.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,10 +17,11 @@ import numpy.typing as npt
 
 from pipeline.columns import LONGEST_NAME, Wrong, check_keys
 from pipeline.compiled import is_plain
+from pipeline.graph_state import Batch
 from pipeline.log import Record
 from pipeline.schema import Schema
 from pipeline.sections import EVENT_TYPES, text_of
-from pipeline.texts import Texts
+from pipeline.texts import NONE, Texts, are_within
 
 NODE, EDGE, SCORE, LABEL, RETRACT = range(len(EVENT_TYPES))
 
@@ -47,7 +48,7 @@ class BadEvent:
     offset: int = -1
 
 
-@dataclass
+@dataclass(frozen=True)
 class EventBatch:
     """n events in log order. A column holds its neutral value where an event's type has no such field."""
 
@@ -64,6 +65,7 @@ class EventBatch:
     edge_other: Texts  # (m,) the node at the other end
     position: npt.NDArray[np.int64]  # (n,) of the message in the log
     index: npt.NDArray[np.int32]  # (n,) of the event in its packed message
+    columns: Batch = field(init=False, repr=False, compare=False)  # what compiled code is given
 
     def __post_init__(self) -> None:
         """TypeError where a column is not of the type that is promised: compiled code would read it as if it were."""
@@ -71,6 +73,11 @@ class EventBatch:
             column = getattr(self, name)
             if not is_plain(column, dtype):
                 raise TypeError(f"{name} is a column of {column.dtype}, expected {dtype} without gaps")
+        columns = Batch(
+            self.kind, self.ts, self.target, self.label, self.features, self.edge_event, self.edge_relation,
+            self.id.column, self.keys.column, self.edge_other.column,
+        )  # fmt: skip
+        object.__setattr__(self, "columns", columns)  # once and for all: the columns are not exchanged afterwards
 
     def __len__(self) -> int:
         return len(self.id)
@@ -156,6 +163,8 @@ def check_ts(
     earliest, latest = schema.ts_range
     latest_at = np.fmin(latest, appended_at + schema.max_ahead)
     good = (ts >= earliest) & (ts <= latest_at)
+    if good.all():
+        return
     for i in np.flatnonzero(~good & (kind != RETRACT)).tolist():
         if np.isnan(ts[i]):
             wrong.setdefault(i, ("bad_ts", f"ts is missing or no time; the schema says {schema.time.unit}"))
@@ -176,6 +185,8 @@ def check_names(what: str, values: Sequence[Any], wrong: Wrong, events: npt.NDAr
 
 def check_texts(what: str, names: Texts, wrong: Wrong, events: npt.NDArray[np.int32] | None = None) -> None:
     """Note the names that are missing, empty or too long."""
+    if are_within(names.length, 1, LONGEST_NAME):
+        return
     for i in np.flatnonzero((names.length < 1) | (names.length > LONGEST_NAME)).tolist():
         name, event = names[i], i if events is None else int(events[i])
         if name is None:
@@ -188,10 +199,9 @@ def check_texts(what: str, names: Texts, wrong: Wrong, events: npt.NDArray[np.in
 
 def check_groups(schema: Schema, keys: Texts, nodes: npt.NDArray[np.int64], wrong: Wrong) -> None:
     """Note the group keys of nodes that are missing or too long.  # (groups, nodes)"""
-    if not ((keys.length < 0) | (keys.length > LONGEST_NAME)).any():
-        return
     for g, (r, relation) in enumerate(schema.groups):
-        note(check_keys(schema.relation_names[r], keys[g, :], relation.optional), nodes, wrong)
+        if not are_within(keys.length[g], NONE if relation.optional else 0, LONGEST_NAME):
+            note(check_keys(schema.relation_names[r], keys[g, :], relation.optional), nodes, wrong)
 
 
 def _writable(text: str) -> str:

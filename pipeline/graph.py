@@ -43,18 +43,16 @@ from pipeline.graph_state import (
     META,
     ROW,
     ROW_ARRAYS,
-    TARGET,
     Batch,
     Result,
     Rules,
     State,
+    Targets,
 )
 from pipeline.names import Names
 from pipeline.operations import ENTRY, KEPT, OPERATION, Operations
 from pipeline.room import Room, more_room
 from pipeline.schema import Schema
-from pipeline.texts import Texts
-from pipeline.texts_kernel import Column
 
 OF_ROWS, OF_LISTS = (*ROW_ARRAYS, "free_rows", "idle_rows"), (*LIST_ARRAYS, "free_lists", "idle_lists")  # grow together
 FEW_EVENTS = 16  # a micro-batch of a quiet stream; room for more is made when they come
@@ -112,11 +110,6 @@ class Applied:
         channels: npt.NDArray[np.float32] = self.result.channels[: self.entry_count]
         return channels
 
-    @property
-    def targets(self) -> npt.NDArray[np.void]:
-        """TARGET, the entries that are to be scored, ascending.  # (T,)"""
-        return self.result.targets[: self.target_count]
-
 
 class Graph:
     """One shard's graph. `apply` is the only way in."""
@@ -150,16 +143,12 @@ class Graph:
         n, m, room = len(events.kind), len(events.edge_event), self._result
         if n > len(room.row) or m > len(room.edge_row):
             self._result = self._result_of(max(n, len(room.row)), max(m, len(room.edge_row)), room.log)
-        batch = Batch(
-            events.kind, events.ts, events.target, events.label, events.features, events.edge_event,
-            events.edge_relation, _column(events.id), _column(events.keys), _column(events.edge_other),
-        )  # fmt: skip
         done = NO_ROOM
         while done < n:
             graph = (self._state, self._rules, self._ids.table, self._keys.table)
-            done = run(*graph, batch, self._result, max(done, 0), *more())
+            done = run(*graph, events.columns, self._result, max(done, 0), *more())
             if done == NO_ROOM:
-                self._reserve(batch)
+                self._reserve(events.columns)
             elif done < n:
                 longer = np.zeros(int(self._result.counts["wanted"][0]), OPERATION)
                 self._result = self._result._replace(log=np.concatenate([self._result.log, longer]))
@@ -170,11 +159,12 @@ class Graph:
     def _result_of(self, n: int, m: int, log: npt.NDArray[np.void]) -> Result:
         """Return room for what `n` events with `m` edges give."""
         groups, width = len(self._schema.groups), len(self._schema.channel_names) - len(self._schema.own_channels)
+        targets = Targets(*(np.empty(n, dtype) for dtype in (np.int64, np.int64, np.int32)))
         return Result(
             row=np.empty(n, np.int32), group_lists=np.empty((groups, n), np.int32),
             edge_start=np.empty(n + 1, np.int64), edge_row=np.empty(m, np.int32),
             outcome=np.empty(n, np.uint8), counts=np.zeros(1, COUNTS), log=log, entries=np.empty(n, ENTRY),
-            channels=np.empty((n, width), np.float32), targets=np.empty(n, TARGET), kept=np.empty(n, KEPT),
+            channels=np.empty((n, width), np.float32), targets=targets, kept=np.empty(n, KEPT),
         )  # fmt: skip
 
     def rows_of(self, ids: list[str]) -> list[int]:
@@ -299,10 +289,6 @@ def capacities(arrays: Mapping[str, npt.NDArray[np.generic]]) -> tuple[int, int]
     """Return for how many rows and how many lists an exported graph has room."""
     rows, lists, _ = arrays["graph.capacity"].tolist()
     return rows, lists
-
-
-def _column(texts: Texts) -> Column:
-    return Column(texts.data, texts.start, texts.length)
 
 
 def _rules(schema: Schema) -> Rules:

@@ -230,8 +230,8 @@ def _read(g: State, rules: Rules, batch: Batch, out: Result, e: int, row: int) -
     it.previous = NEW if batch.kind[e] == NODE else ~fresh if fresh >= 0 else row
     g.rows[row].fresh = entry
     if batch.target[e]:
-        target = out.targets[counts.targets]
-        target.entry, target.event, target.row = entry, e, row
+        to, at = out.targets, counts.targets
+        to.entry[at], to.event[at], to.row[at] = entry, e, row
         counts.targets += 1
     relations = g.owner.shape[1]
     for r in range(relations):

@@ -78,6 +78,14 @@ class Batch(NamedTuple):
     edge_other: Column  # (m,)
 
 
+class Targets(NamedTuple):
+    """Entries that are to be scored."""
+
+    entry: Array  # (n,) int64
+    event: Array  # (n,) int64
+    row: Array  # (n,) int32
+
+
 class Result(NamedTuple):
     """What the loop fills in: room for n events and m edges, of which a micro-batch takes what it needs."""
 
@@ -90,7 +98,7 @@ class Result(NamedTuple):
     log: Array  # OPERATION
     entries: Array  # (n,) ENTRY
     channels: Array  # (n, G) the channels that the graph gives entry b
-    targets: Array  # (n,) TARGET
+    targets: Targets  # (n,) each
     kept: Array  # (n,) KEPT
 
 
@@ -159,7 +167,6 @@ META = np.dtype(
     ],
     align=True,
 )
-TARGET = np.dtype([("entry", "i4"), ("event", "i4"), ("row", "i4")])  # an entry that is to be scored
 COUNTS = np.dtype(  # how much of a result's arrays is filled in
     [
         ("entries", "i8"),

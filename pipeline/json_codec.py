@@ -68,7 +68,8 @@ class JsonReader:
         ]
         self._weekdays = [schema.own_slices[n] for n, f in schema.features.items() if isinstance(f, Weekday)]
         self._group_paths = sorted({path for _, relation in schema.groups for path in relation.group_by})
-        self._group_parts = [list(map(self._group_paths.index, relation.group_by)) for _, relation in schema.groups]
+        parts = [list(map(self._group_paths.index, relation.group_by)) for _, relation in schema.groups]
+        self._group_keys = group_keys(parts)
         self._of_nodes = {p: self._get[p] for p in (*self._group_paths, *(source for _, source, _ in self._columns))}
         self._relation = {name: r for r, name in enumerate(schema.relations) if schema.relations[name].kind == "edge"}
 
@@ -102,7 +103,7 @@ class JsonReader:
     def _batch(self, messages: list[Any], records: Sequence[Record], wrong: Wrong) -> EventBatch:
         n = len(messages)
         kind = self._kind_column(messages, wrong)
-        nodes, linked = np.flatnonzero(kind == NODE), np.flatnonzero((kind == EDGE) | (kind == RETRACT))
+        (nodes,), (linked,) = (kind == NODE).nonzero(), ((kind == EDGE) | (kind == RETRACT)).nonzero()
         ts = self._ts_column(messages, kind, records, wrong)
         edge_event, edge_relation, edge_other = self._edge_columns(messages, kind, linked, wrong)
         features, keys = self._node_columns(messages, nodes, ts, wrong)
@@ -173,7 +174,7 @@ class JsonReader:
 
     def _label_column(self, messages: list[Any], kind: npt.NDArray[np.uint8], wrong: Wrong) -> npt.NDArray[np.int8]:
         label = np.full(len(messages), -1, np.int8)
-        labels = np.flatnonzero(kind == LABEL)
+        (labels,) = (kind == LABEL).nonzero()
         if not len(labels):
             return label
         words = list(map(self._field["label"], [messages[i] for i in labels.tolist()]))
@@ -199,7 +200,7 @@ class JsonReader:
         for place in self._weekdays:  # any day does for a time that is bad
             channels[:, place] = weekdays(np.fmax(np.fmin(ts[nodes], schema.ts_range[1]), schema.ts_range[0]))
         fields = texts_of([said[path] for path in self._group_paths])
-        keys = group_keys(fields, self._group_parts) if schema.groups else Texts.none(0, len(nodes))
+        keys = self._group_keys(fields) if schema.groups else Texts.none(0, len(nodes))
         check_groups(schema, keys, nodes, wrong)
         if len(nodes) == n:
             return channels, keys
@@ -213,7 +214,7 @@ class JsonReader:
         """Edges of the edge, retract and node events; an edge retract is the one whose `id` is missing."""
         lists = list(map(self._field["edges"], messages))
         if not len(linked) and not any(lists):
-            return np.zeros(0, np.int32), np.zeros(0, np.int32), Texts.none(0)
+            return _NO_EDGES
         events: list[int] = []
         names: list[Any] = []
         others: list[Any] = []
@@ -244,6 +245,7 @@ class JsonReader:
         return found
 
 
+_NO_EDGES = np.zeros(0, np.int32), np.zeros(0, np.int32), Texts.none(0)
 _VALUE, _POSITION, _APPENDED_AT = attrgetter("value"), attrgetter("position"), attrgetter("appended_at")
 
 

@@ -74,30 +74,37 @@ def _branch(packed: Packed, b: int, values: Floats, room: Floats) -> None:
         w += np.uint64(AT_ONCE) * stride
 
 
+@inlined_fused
+def _row(packed: Packed, own: Floats, means: Floats, room: Floats, out: Floats) -> None:
+    """Write a row's outputs.  # (W,), (R, W), (the largest stride,) -> (H,)"""
+    for b in range(len(packed.strides)):
+        first, count = packed.outputs[b], packed.outputs[b + 1] - packed.outputs[b]
+        for o in range(count):
+            room[o] = packed.bias[first + o]
+        _branch(packed, b, own if b == 0 else means[b - 1], room)
+        for o in range(count):
+            out[first + o] = max(room[o], np.float32(0.0))
+
+
 @compiled
 def forward(packed: Packed, own: Floats, means: Floats, room: Floats, out: Floats) -> None:
-    """Write relu outputs of all branches side by side.  # (B, W), (B, R, W) -> (B, H)
-
-    room  (the largest stride,)
-    """
+    """Write relu outputs of all branches side by side.  # (B, W), (B, R, W), (the largest stride,) -> (B, H)"""
     for i in range(len(own)):
-        for b in range(len(packed.strides)):
-            first, count = packed.outputs[b], packed.outputs[b + 1] - packed.outputs[b]
-            for o in range(count):
-                room[o] = packed.bias[first + o]
-            _branch(packed, b, own[i] if b == 0 else means[i, b - 1], room)
-            for o in range(count):
-                out[i, first + o] = max(room[o], np.float32(0.0))
+        _row(packed, own[i], means[i], room, out[i])
 
 
 @compiled
 def classify(
-    packed: Packed, weight: Floats, bias: float, own: Floats, means: Floats, room: Floats, h2: Floats, score: Floats
+    packed: Packed, weight: Floats, bias: float, own: Floats, means: Floats, room: Floats, score: Floats
 ) -> None:
-    """Write the scores of layer 2 and the classifier; `h2` is room for a row each.  # (B, W), (B, R, W) -> (B,)"""
-    forward(packed, own, means, room, h2)
+    """Write the scores of layer 2 and the classifier.  # (B, W), (B, R, W) -> (B,)
+
+    room  (the largest stride + H2,)
+    """
+    h2 = room[len(room) - len(weight) :]
     for i in range(len(own)):
+        _row(packed, own[i], means[i], room, h2)
         logit = np.float32(bias)
         for o in range(len(weight)):
-            logit += h2[i, o] * weight[o]
+            logit += h2[o] * weight[o]
         score[i] = 1.0 / (1.0 + math.exp(min(max(float(-logit), -80.0), 80.0)))

@@ -72,7 +72,7 @@ class Layer:
         """Return relu outputs of all branches side by side.  # (B, W), (B, R, W) -> (B, H)"""
         out = np.empty((len(own), self.width), np.float32)
         if len(own) <= self.few_rows:
-            _forward(self.packed, _plain(own), _plain(means), self.room(), out)
+            _forward(self.packed, _plain(own), _plain(means), np.empty(self.widest, np.float32), out)
             return out
         start = 0
         for b, branch in enumerate(self.branches):
@@ -98,12 +98,9 @@ class Layer:
         """So many rows at most are few."""
         return max(1, FEW // max(1, self.multiply_adds))
 
-    def room(self) -> Floats:
-        """Return room for the widest branch's outputs."""
-        return np.empty(self._widest, np.float32)
-
     @cached_property
-    def _widest(self) -> int:
+    def widest(self) -> int:
+        """Numbers that the compiled layer needs room for: the largest stride."""
         return int(self.packed.strides.max())
 
     @cached_property
@@ -136,9 +133,8 @@ class Model:
         layer = self.layers[1]
         if len(h) > layer.few_rows:
             return self.classify(layer.forward(h, means))
-        score = np.empty(len(h), np.float32)
-        h2 = np.empty((len(h), layer.width), np.float32)
-        _classify(layer.packed, _plain(self.weight), self.bias, _plain(h), _plain(means), layer.room(), h2, score)
+        score, room = np.empty(len(h), np.float32), np.empty(layer.widest + layer.width, np.float32)
+        _classify(layer.packed, _plain(self.weight), self.bias, _plain(h), _plain(means), room, score)
         return score
 
     def logits(self, h2: Floats) -> Floats:

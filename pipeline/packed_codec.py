@@ -147,8 +147,9 @@ class PackedReader:
         index = np.arange(len(position)) - np.repeat(starts, sizes)
         batch = EventBatch(**column, **text, position=position, index=index.astype(np.int32))
         if self._schema.time.missing == "log":
-            batch.ts = np.where(np.isnan(batch.ts), appended_at, batch.ts)
-        return _neutral(batch)
+            np.copyto(batch.ts, appended_at, where=np.isnan(batch.ts))
+        _make_neutral(batch)
+        return batch
 
     def _check(self, batch: EventBatch, appended_at: npt.NDArray[np.float64]) -> Wrong:
         """What each event says that no JSON event could: the same bounds, on columns."""
@@ -227,14 +228,13 @@ def _edge_events(
     return (event + starts[message]).astype(np.int32)
 
 
-def _neutral(batch: EventBatch) -> EventBatch:
+def _make_neutral(batch: EventBatch) -> None:
     """Put the neutral value wherever an event's type has no such field, as JSON events have it."""
     kind = batch.kind
     node: npt.NDArray[np.bool_] = kind == NODE
-    batch.target = (kind == SCORE) | (node & batch.target)
+    batch.target[:] = (kind == SCORE) | (node & batch.target)
     batch.label[kind != LABEL] = -1
     batch.ts[kind == RETRACT] = np.nan
     if not node.all():
         batch.features[~node] = 0.0
         batch.keys.length[:, ~node] = NONE
-    return batch

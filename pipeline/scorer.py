@@ -30,7 +30,7 @@ NO_SCORES = np.zeros(0, np.float32)
 Explain = Callable[[Seen, Floats], Floats | None]  # what B targets read, their scores -> (B, P) or nothing
 
 
-@dataclass
+@dataclass(slots=True)
 class Scored:
     """What a micro-batch of n events gave."""
 
@@ -78,12 +78,12 @@ class Scorer:
         b = self._clock()
         stage_c(applied.result, self._of_hidden, h, hidden_means)
         c = self._clock()
-        targets = applied.targets
-        which = slice(None) if len(targets) == count else targets["entry"]
+        targets = applied.result.targets.entry[: applied.target_count]
+        which = slice(None) if len(targets) == count else targets
         score = self.model.scores(h[which], hidden_means[which]) if len(targets) else NO_SCORES
         why = None
         if explain is not None:
-            why = explain(Seen(applied.channels, x, means, hidden_means).take(targets["entry"]), score)  # copies
+            why = explain(Seen(applied.channels, x, means, hidden_means).take(targets), score)  # copies
         return _scored(applied, score, (began, a, b, c, self._clock()), why)
 
     def _for_stage_a(self) -> tuple[Tables, Values, Floats, Floats]:
@@ -141,8 +141,10 @@ def _scored(
     """Return what stays of a micro-batch; `times` are those before and after each stage."""
     began, a, b, c, d = times
     stages = {"A": a - began, "B": b - a, "C": c - b, "D": d - c}
-    targets = applied.targets
-    return Scored(targets["event"].astype(np.int64), targets["row"].copy(), score, applied.outcome.copy(), stages, why)
+    count, targets = applied.target_count, applied.result.targets
+    return Scored(
+        targets.event[:count].copy(), targets.row[:count].copy(), score, applied.outcome.copy(), stages, why
+    )  # fmt: skip
 
 
 def raw_channels(events: EventBatch, applied: Applied) -> Raw:

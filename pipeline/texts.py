@@ -12,10 +12,14 @@ from typing import Any, overload
 
 import numpy as np
 
-from pipeline.compiled import is_plain
-from pipeline.texts_kernel import Data, Lengths, Starts, gather
+from pipeline import texts_kernel
+from pipeline.compiled import direct, is_plain
+from pipeline.texts_kernel import Column, Data, Lengths, Starts, gather
 
 NONE = -1
+_TYPES = (np.dtype(np.uint8), np.dtype(np.int64), np.dtype(np.int32))  # of the three arrays
+# Only for arrays of a `Texts`, which sees to their types.
+_lay_out, are_within = direct(texts_kernel.lay_out), direct(texts_kernel.are_within)
 CONTINUES = 0b10  # the upper bits of a byte of UTF-8 that no character begins with
 
 
@@ -24,34 +28,43 @@ class Texts:
 
     def __init__(self, data: Data, start: Starts, length: Lengths) -> None:
         """TypeError where an array is of another type, or has gaps: compiled code would read it as if it were right."""
-        for array, dtype in ((data, np.uint8), (start, np.int64), (length, np.int32)):
+        self.column = Column(data, start, length)  # what compiled code is given
+        arrays: tuple[Any, ...] = (data, start, length)
+        for array, dtype in zip(arrays, _TYPES, strict=True):
             if not is_plain(array, dtype):
-                raise TypeError(f"texts in an array of {array.dtype}, expected {dtype.__name__} without gaps")
-        self.data, self.start, self.length = data, start, length
+                raise TypeError(f"texts in an array of {array.dtype}, expected {dtype} without gaps")
+
+    @property
+    def data(self) -> Data:
+        return self.column.data
+
+    @property
+    def start(self) -> Starts:
+        return self.column.start
+
+    @property
+    def length(self) -> Lengths:
+        return self.column.length
 
     @staticmethod
     def of(values: Sequence[str | None]) -> "Texts":
         """Return a column of these texts; TypeError where one is neither a text nor None."""
+        known: Any = values
         try:
-            known: Any = values  # None is rare, and found out here
             said = "".join(known)
-            length = np.fromiter(map(len, known), np.int32, len(values))
         except TypeError:
-            encoded = [None if value is None else value.encode() for value in values]
-            said = "".join(value for value in values if value is not None)
-            length = np.fromiter((NONE if one is None else len(one) for one in encoded), np.int32, len(values))
+            known = ["" if value is None else value for value in values]
+            said = "".join(known)
+        if said.isascii():
+            length = np.fromiter(map(len, known), np.int32, len(values))
         else:
-            if not said.isascii():
-                length = np.fromiter((len(value.encode()) for value in values if value is not None), np.int32)
-        return Texts.laid_out(np.frombuffer(said.encode(), np.uint8), length)
-
-    @staticmethod
-    def laid_out(data: Data, length: Lengths) -> "Texts":
-        """Return texts that lie in `data` one behind the other, row after row; `data` is copied.  # (bytes,), (...,)"""
-        sizes = np.maximum(length, 0)
-        ends = sizes.cumsum(dtype=np.int64).reshape(length.shape)
-        # A copy: a view of a message could not be written to, and would make numba compile everything twice.
-        return Texts(data.copy(), ends - sizes, length)
+            length = np.fromiter((len(value.encode()) for value in known), np.int32, len(values))
+        if known is not values:
+            length[[value is None for value in values]] = NONE
+        start = np.empty(len(length), np.int64)
+        _lay_out(length, start)
+        # A copy: bytes cannot be written to, and would make numba compile everything twice.
+        return Texts(np.frombuffer(said.encode(), np.uint8).copy(), start, length)
 
     @staticmethod
     def none(*shape: int) -> "Texts":

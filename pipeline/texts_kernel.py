@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.compiled import compiled
+from pipeline.compiled import compiled, inlined
 
 Data = npt.NDArray[np.uint8]
 Starts = npt.NDArray[np.int64]
@@ -22,6 +22,13 @@ class Column(NamedTuple):
     length: Lengths
 
 
+class Parts(NamedTuple):
+    """Which fields a relation's key is made of: relation r of field[first[r]] to field[first[r + 1]]."""
+
+    field: npt.NDArray[np.int64]
+    first: npt.NDArray[np.int64]
+
+
 @compiled
 def gather(data: Data, start: Starts, length: Lengths, out: Data) -> None:
     """Write texts one behind the other."""
@@ -33,25 +40,65 @@ def gather(data: Data, start: Starts, length: Lengths, out: Data) -> None:
 
 
 @compiled
-def join(data: Data, start: Starts, length: Lengths, out_length: Lengths, out: Data) -> int:
-    """Write the key of each column of texts, (parts, n), one behind the other; return how many bytes that were."""
+def lay_out(length: Lengths, start: Starts) -> None:
+    """Write where texts begin that lie one behind the other.  # (n,) -> (n,)"""
     at = 0
-    for i in range(length.shape[1]):
-        begin, known = at, True
-        for part in range(length.shape[0]):
-            if part > 0:
-                out[at] = BETWEEN
-                at += 1
-            known = known and length[part, i] >= 0
-            for k in range(start[part, i], start[part, i] + length[part, i]):
-                byte = data[k]
-                if byte in (BETWEEN, ESCAPE):
-                    out[at] = ESCAPE
+    for i in range(len(length)):
+        start[i] = at
+        at += max(length[i], 0)
+
+
+@compiled
+def are_within(length: Lengths, least: int, most: int) -> bool:
+    """Has every text at least and at most so many bytes? One that is missing has -1.  # (n,)"""
+    good = True
+    for i in range(len(length)):
+        good &= least <= length[i] <= most
+    return good
+
+
+@compiled
+def join(fields: Column, parts: Parts, keys: Column) -> int:
+    """Write the key of each node for each relation; return how many bytes of `keys.data` are used.
+
+    A key of one part lies where the field's text does; those that are joined follow behind the fields' texts.
+
+    fields  (f, n)
+    keys    (relations, n); room for the fields' bytes, and for each part that is joined twice as many and one a node
+    """
+    at, out = len(fields.data), keys.data
+    for k in range(at):
+        out[k] = fields.data[k]
+    for r in range(len(parts.first) - 1):
+        first, last = parts.first[r], parts.first[r + 1]
+        for i in range(fields.length.shape[1]):
+            if last - first == 1:
+                keys.start[r, i] = fields.start[parts.field[first], i]
+                keys.length[r, i] = fields.length[parts.field[first], i]
+                continue
+            begin, known = at, True
+            for p in range(first, last):
+                if p > first:
+                    out[at] = BETWEEN
                     at += 1
-                    byte = 0x30 + (byte == BETWEEN)  # the digit 1 or 0
-                out[at] = byte
-                at += 1
-        if not known:
-            at = begin
-        out_length[i] = at - begin if known else -1
+                start, length = fields.start[parts.field[p], i], fields.length[parts.field[p], i]
+                known = known and length >= 0
+                at = _escape(fields.data, start, length, out, at)
+            if not known:
+                at = begin
+            keys.start[r, i], keys.length[r, i] = begin, at - begin if known else -1
+    return at
+
+
+@inlined
+def _escape(data: Data, start: int, length: int, out: Data, at: int) -> int:
+    """Write a part of a key behind `at`, return where it ends."""
+    for k in range(start, start + length):
+        byte = data[k]
+        if byte in (BETWEEN, ESCAPE):
+            out[at] = ESCAPE
+            at += 1
+            byte = 0x30 + (byte == BETWEEN)  # the digit 1 or 0
+        out[at] = byte
+        at += 1
     return at

@@ -1,6 +1,7 @@
 """Bad input of every kind ends as a counted dead letter or as a documented no-op; nothing raises, nothing is lost."""
 
 import math
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import msgspec
@@ -49,9 +50,7 @@ def raw(changes: str) -> bytes:
 def packed(**changes: Any) -> bytes:
     """One good node event, packed, but for `changes` of its columns."""
     batch, _ = Decoder(SCHEMA).decode([record(node())])
-    for name, value in changes.items():
-        setattr(batch, name, value)
-    return encode_packed(SCHEMA, batch)
+    return encode_packed(SCHEMA, replace(batch, **changes))
 
 
 WIDTH = len(SCHEMA.own_channels)
@@ -160,8 +159,8 @@ CASES = {
     "no content type": Case(node(), "unknown_content_type", ""),
     "JSON as packed": Case(node(), "malformed_packed", PACKED),
     "nothing, packed": Case(b"", "malformed_packed", PACKED),
-    "packed NaN": Case(packed(features=np.full((1, WIDTH), np.nan)), "not_finite", PACKED),
-    "packed infinity": Case(packed(features=np.full((1, WIDTH), -np.inf)), "not_finite", PACKED),
+    "packed NaN": Case(packed(features=np.full((1, WIDTH), np.nan, np.float32)), "not_finite", PACKED),
+    "packed infinity": Case(packed(features=np.full((1, WIDTH), -np.inf, np.float32)), "not_finite", PACKED),
 }  # fmt: skip
 
 

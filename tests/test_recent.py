@@ -78,7 +78,7 @@ def naive(nodes, spam, window=WINDOW):
         for relation, fields in GROUPINGS.items():
             values = [one[field] for field in fields]
             if None not in values:
-                (key,) = group_keys(texts_of([[value] for value in values]), [range(len(values))])[0, :]
+                (key,) = group_keys([range(len(values))])(texts_of([[value] for value in values]))[0, :]
                 struck[relation, key] += bad
                 scored[relation, key] += 1
     return {key: (count, scored[key]) for key, count in struck.items() if count > 1}
@@ -155,7 +155,7 @@ def test_whatever_the_events_nothing_is_made_up(events, batch):
 
 @given(st.lists(st.lists(st.text("ab\x1e\x1f01", max_size=4), min_size=2, max_size=2), min_size=1, max_size=4))
 def test_a_joined_key_is_split_into_what_it_was_joined_of(rows):
-    for row, key in zip(rows, group_keys(texts_of(list(zip(*rows, strict=True))), [range(2)])[0, :], strict=True):
+    for row, key in zip(rows, group_keys([range(2)])(texts_of(list(zip(*rows, strict=True))))[0, :], strict=True):
         assert split_key(key, 2) == row
 
 

@@ -1,6 +1,7 @@
 """Small worlds for property tests: a schema with every kind of relation, random models, random event sequences."""
 
 import tomllib
+from dataclasses import fields
 
 import msgspec
 import numpy as np
@@ -153,6 +154,9 @@ def records(events: list[dict], start: int = 0) -> list[Record]:
     """The events as a log would give them back."""
     encoded = map(msgspec.json.encode, events)
     return [Record(i, value, None, "application/json", float("nan")) for i, value in enumerate(encoded, start)]
+
+
+COLUMNS = [column.name for column in fields(EventBatch) if column.init]
 
 
 def decoded(schema: Schema, events: list[dict]) -> EventBatch:
