@@ -92,6 +92,7 @@ class ScoreConsumer:
         if self.config.metrics.port and self.config.metrics.page:
             self.stats.recent = Recent(self.model.schema, self.scorer.graph)
         self._tally = Tally(self.stats, self.scorer)
+        self.stats.sizes = self._tally.sizes
         # Where commits are cheap, what comes while a micro-batch is scored and committed is the next one: as large as
         # the load makes it, and nobody waits for company that may never come.
         wait = self.config.score.max_wait_seconds if self.log.costly_commits else 0.0
@@ -119,7 +120,7 @@ class ScoreConsumer:
             self.stats.restore_progress = (self.position - start) / (self._committed - start)
             progress(self.position - start, self._committed - start)
         self.stats.restore_progress = 1.0 if self.recovered else self.stats.restore_progress
-        self._tally.note_state(self.position)
+        self.stats.position = self.position
         self._snapshot_due = self.monotonic() + self.config.score.snapshot_every_seconds
 
     @property
@@ -212,7 +213,7 @@ class ScoreConsumer:
         began = self.monotonic()
         underway, spam = self._commit(events, scored, bad)
         self._tally.note(events, scored, bad, spam)
-        self._tally.note_state(self.position)
+        self.stats.position = self.position
         self._tally.time(len(records), times[1] - times[0], scored)
         self._tally.expect(underway, began, events.position[scored.event], self.monotonic)
 

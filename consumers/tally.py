@@ -2,7 +2,6 @@
 
 note_read      when messages were read
 note, time     at once: events by outcome, scores, dead letters; the time of each stage
-note_state     how large the state is now
 expect         once the log has finished the commit: how long it took, and how old its scores were then
 """
 
@@ -17,7 +16,7 @@ from pipeline.events import BadEvent, EventBatch
 from pipeline.log import Underway
 from pipeline.schema import EVENT_TYPES
 from pipeline.scorer import Scored, Scorer
-from pipeline.stats import OUTCOMES, ServiceStats
+from pipeline.stats import OUTCOMES, ServiceStats, Sizes
 
 
 class _Commit(NamedTuple):
@@ -37,6 +36,13 @@ class Tally:
         # Of the micro-batch that gathers: the first position of each read, and monotonic seconds.
         self._read_from: list[int] = []
         self._read_at: list[float] = []
+
+    def sizes(self) -> Sizes:
+        """Return how large the state is now."""
+        graph, parts = self._scorer.graph, self._scorer.memory_bytes()
+        rows = parts["rows"] + parts["links"] + parts["inputs"]
+        counts = graph.row_count, graph.row_capacity, graph.list_count, graph.list_capacity
+        return Sizes(*counts, rows, parts["lists"], parts["hidden"], parts["names"])
 
     def note_read(self, position: int, now: float) -> None:
         """Note when the messages from `position` on were read, which the next micro-batch holds."""
@@ -61,15 +67,6 @@ class Tally:
         stats.score_value.observe(scored.score.astype(np.float64))
         if stats.recent is not None:
             stats.recent.note(events, scored, spam)
-
-    def note_state(self, position: int) -> None:
-        graph, stats = self._scorer.graph, self._stats
-        stats.position = position
-        stats.rows, stats.row_capacity = graph.row_count, graph.row_capacity
-        stats.lists, stats.list_capacity = graph.list_count, graph.list_capacity
-        parts = self._scorer.memory_bytes()
-        stats.rows_bytes = parts["rows"] + parts["links"] + parts["inputs"]
-        stats.lists_bytes, stats.hidden_bytes, stats.ids_bytes = parts["lists"], parts["hidden"], parts["names"]
 
     def time(self, messages: int, decode: float, scored: Scored) -> None:
         """Count the size of a micro-batch and the seconds of its stages, but for the commit's."""

@@ -12,6 +12,7 @@ buckets and its count agree; its sum may be a micro-batch ahead or behind.
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 
 import numpy as np
@@ -28,6 +29,7 @@ def _decade(exponent: int) -> list[NDArray[np.float64]]:
 
 
 _LATENCY_EDGES = np.concatenate([part for exponent in range(-6, 3) for part in _decade(exponent)] + [np.array([1e3])])
+FEW = 16  # values: counted one by one, half a microsecond each, they cost less than a pass over all buckets
 _SIZE_EDGES = np.exp2(np.arange(21, dtype=np.float64))
 
 LATENCY_BUCKETS = tuple(float(f"{digit}e{exponent}") for exponent in range(-5, 2) for digit in (1, 2, 5)) + (100.0,)
@@ -44,7 +46,7 @@ class Histogram:
     """Counts values >= 0 between fixed edges; never forgets, never grows."""
 
     def __init__(self, edges: NDArray[np.float64]) -> None:
-        self._edges = edges
+        self._edges, self._edge_list = edges, edges.tolist()
         self._counts = np.zeros(len(edges) + 1, dtype=np.int64)
         self._max = 0.0
         self.sum = 0.0
@@ -55,7 +57,9 @@ class Histogram:
 
     def observe(self, values: NDArray[np.float64]) -> None:
         """Count many values in one pass: ten to fifteen microseconds for 512."""
-        if not len(values):
+        if len(values) <= FEW:
+            for value in values.tolist():
+                self.observe_one(value)
             return
         buckets = self._edges.searchsorted(values)
         self._counts += np.bincount(buckets, minlength=len(self._counts))
@@ -63,7 +67,7 @@ class Histogram:
         self.sum += float(values.sum())
 
     def observe_one(self, value: float) -> None:
-        self._counts[self._edges.searchsorted(value)] += 1
+        self._counts[bisect_left(self._edge_list, value)] += 1
         self._max = max(self._max, value)
         self.sum += value
 

@@ -144,8 +144,8 @@ class ScoreWriter:
 
     def write(self, events: EventBatch, scored: Scored, now: float) -> tuple[list[Message], npt.NDArray[np.bool_]]:
         """Return the messages for the scores of `events`, and which of these are spam."""
-        place = scored.event
-        ids = (events.id if len(place) == len(events) else events.id[place]).known()
+        place = slice(None) if len(scored.event) == len(events) else scored.event
+        ids = events.id[place].known()
         where = events.ts[place], events.position[place], events.index[place]
         columns = _Columns(ids, scored.score, *where, self._players, scored.why)
         return list(self._write(columns, now)), columns.is_spam(self._threshold)

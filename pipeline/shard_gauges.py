@@ -70,10 +70,18 @@ SUMS: tuple[tuple[str, str, SizeOf], ...] = (
         "Messages sent to the log and not acknowledged; not 0 for long means that the broker is slow or away.",
         lambda shard: shard.in_flight,
     ),
-    ("graphsieve_rows", "Nodes in the graph, placeholders too.", lambda shard: shard.rows),
-    ("graphsieve_row_capacity", "Nodes there is memory for; it grows as needed.", lambda shard: shard.row_capacity),
-    ("graphsieve_lists", "Lists: groups, and nodes with neighbours.", lambda shard: shard.lists),
-    ("graphsieve_list_capacity", "Lists there is memory for; it grows as needed.", lambda shard: shard.list_capacity),
+    ("graphsieve_rows", "Nodes in the graph, placeholders too.", lambda shard: shard.sizes().rows),
+    (
+        "graphsieve_row_capacity",
+        "Nodes there is memory for; it grows as needed.",
+        lambda shard: shard.sizes().row_capacity,
+    ),
+    ("graphsieve_lists", "Lists: groups, and nodes with neighbours.", lambda shard: shard.sizes().lists),
+    (
+        "graphsieve_list_capacity",
+        "Lists there is memory for; it grows as needed.",
+        lambda shard: shard.sizes().list_capacity,
+    ),
     (
         "graphsieve_snapshot_bytes",
         "Size of the newest snapshots, one for each shard.",
@@ -82,8 +90,8 @@ SUMS: tuple[tuple[str, str, SizeOf], ...] = (
 )
 
 MEMORY: dict[str, SizeOf] = {
-    "rows": lambda shard: shard.rows_bytes,
-    "lists": lambda shard: shard.lists_bytes,
-    "hidden": lambda shard: shard.hidden_bytes,
-    "ids": lambda shard: shard.ids_bytes,
+    "rows": lambda shard: shard.sizes().rows_bytes,
+    "lists": lambda shard: shard.sizes().lists_bytes,
+    "hidden": lambda shard: shard.sizes().hidden_bytes,
+    "ids": lambda shard: shard.sizes().ids_bytes,
 }

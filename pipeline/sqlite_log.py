@@ -77,7 +77,13 @@ class SqliteLog(Log):
 
         Returns at most `max_records`, and fewer once they exceed `MAX_READ_BYTES` together.
         """
+        read = self._read_now(topic, position, max_records)
+        if read.records or timeout_seconds <= 0:
+            return read
         self.wait({topic: position}, timeout_seconds)
+        return self._read_now(topic, position, max_records)
+
+    def _read_now(self, topic: str, position: int, max_records: int) -> Read:
         with self._one_line_errors():
             if not self._exists(topic):
                 return Read([], position, position)

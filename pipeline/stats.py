@@ -9,7 +9,7 @@ import math
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pipeline.histogram import LatencyHistogram, ScoreHistogram, SizeHistogram
 from pipeline.live.recent import Recent
@@ -28,6 +28,23 @@ WINDOWS = ("short", "long")  # of labelled scores, by the knobs quality.short_wi
 NO_FIGURES = {"labelled": 0.0} | dict.fromkeys(("spam_share", "auroc", "ap", "precision", "recall"), math.nan)
 AT_WORK: tuple[ShardState, ...] = ("restoring", "live")
 STAGES: tuple[Stage, ...] = ("decode", "A", "B", "C", "D", "commit")
+
+
+class Sizes(NamedTuple):
+    """How large a shard's state is."""
+
+    rows: int = 0
+    row_capacity: int = 0
+    lists: int = 0
+    list_capacity: int = 0
+    rows_bytes: int = 0
+    lists_bytes: int = 0
+    hidden_bytes: int = 0
+    ids_bytes: int = 0
+
+    @property
+    def bytes(self) -> int:
+        return self.rows_bytes + self.lists_bytes + self.hidden_bytes + self.ids_bytes
 
 
 @dataclass
@@ -60,14 +77,7 @@ class ServiceStats:
     # Asked at the scrape: when the broker stalls, the loop waits in a commit and could write nothing here.
     sending: Callable[[], Sending] = lambda: Sending(0, 0)
 
-    rows: int = 0
-    row_capacity: int = 0
-    lists: int = 0
-    list_capacity: int = 0
-    rows_bytes: int = 0
-    lists_bytes: int = 0
-    hidden_bytes: int = 0
-    ids_bytes: int = 0
+    sizes: Callable[[], Sizes] = Sizes  # likewise: reckoned at every micro-batch it cost a quiet stream a twentieth
 
     recent: Recent | None = None  # where a page shows it
 
@@ -104,6 +114,7 @@ class ServiceStats:
         """Keep what the log said last of its producers, and nothing of the state; call it before the log is closed."""
         last = self.sending()
         self.sending = lambda: Sending(0, last.producers_replaced)
+        self.sizes = Sizes
         self.recent = None
 
     def add_counts(self, other: "ServiceStats") -> None:

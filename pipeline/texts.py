@@ -14,12 +14,13 @@ import numpy as np
 
 from pipeline import texts_kernel
 from pipeline.compiled import direct, is_plain
-from pipeline.texts_kernel import Column, Data, Lengths, Starts, gather
+from pipeline.texts_kernel import Column, Data, Lengths, Starts
 
 NONE = -1
 _TYPES = (np.dtype(np.uint8), np.dtype(np.int64), np.dtype(np.int32))  # of the three arrays
 # Only for arrays of a `Texts`, which sees to their types.
-_lay_out, are_within = direct(texts_kernel.lay_out), direct(texts_kernel.are_within)
+_lay_out, _gather = direct(texts_kernel.lay_out), direct(texts_kernel.gather)
+are_within = direct(texts_kernel.are_within)
 CONTINUES = 0b10  # the upper bits of a byte of UTF-8 that no character begins with
 
 
@@ -120,16 +121,16 @@ class Texts:
         if self.length.ndim > 1:
             return [self[row, :].tolist() for row in range(len(self))]
         near = self.packed()
-        ends = np.cumsum(np.maximum(near.length, 0)).tolist()
-        said, data = near.data.tobytes(), near.data
-        if len(data) and data.max() > 127:
-            pieces = [said[end - max(n, 0) : end].decode() for end, n in zip(ends, near.length.tolist(), strict=True)]
-        else:
+        said, starts, lengths = near.data.tobytes(), near.start.tolist(), near.length.tolist()
+        places = zip(starts, [*starts[1:], len(said)], strict=False)  # one end too many where there is no text
+        if said.isascii():
             text = said.decode("ascii")
-            pieces = [text[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)] if ends else []
-        if (near.length < 0).any():
-            return [None if n < 0 else piece for piece, n in zip(pieces, near.length.tolist(), strict=True)]
-        return list(pieces)
+            pieces = [text[start:end] for start, end in places]
+        else:
+            pieces = [said[start:end].decode() for start, end in places]
+        if NONE in lengths:
+            return [None if length < 0 else piece for piece, length in zip(pieces, lengths, strict=True)]
+        return pieces
 
     def known(self) -> list[str]:
         """Return the texts of a column in which each is one."""
@@ -138,13 +139,13 @@ class Texts:
     def packed(self) -> "Texts":
         """Return the texts one behind the other, with nothing between them: what a message is to hold."""
         start, length = self.start.ravel(), self.length.ravel()
-        sizes = np.maximum(length, 0)
-        ends = np.cumsum(sizes, dtype=np.int64)
-        if len(self.data) == (ends[-1] if len(ends) else 0) and (start == ends - sizes).all():
+        near = np.empty(len(length), np.int64)
+        size = _lay_out(length, near)
+        if size == len(self.data) and (near == start).all():
             return self
-        data = np.empty(int(ends[-1]) if len(ends) else 0, np.uint8)
-        gather(self.data, start, length, data)
-        return Texts(data, (ends - sizes).reshape(self.length.shape), self.length)
+        data = np.empty(size, np.uint8)
+        _gather(self.data, start, length, data)
+        return Texts(data, near.reshape(self.length.shape), self.length)
 
     def is_text(self) -> bool:
         """Is every text UTF-8?  Of one that came from outside nobody knows."""

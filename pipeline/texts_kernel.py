@@ -40,12 +40,13 @@ def gather(data: Data, start: Starts, length: Lengths, out: Data) -> None:
 
 
 @compiled
-def lay_out(length: Lengths, start: Starts) -> None:
-    """Write where texts begin that lie one behind the other.  # (n,) -> (n,)"""
+def lay_out(length: Lengths, start: Starts) -> int:
+    """Write where texts begin that lie one behind the other, return where the last ends.  # (n,) -> (n,)"""
     at = 0
     for i in range(len(length)):
         start[i] = at
         at += max(length[i], 0)
+    return at
 
 
 @compiled

@@ -32,7 +32,7 @@ from pipeline.histogram import LATENCY_BUCKETS, SIZE_BUCKETS, LatencyHistogram, 
 from pipeline.log import Message, Sending
 from pipeline.metrics import MetricsServer, QualityCollector, ScorerCollector, new_registry
 from pipeline.snapshot_store import open_store
-from pipeline.stats import NO_FIGURES, SHARD_STATES, GroupStats, QualityStats, ServiceStats
+from pipeline.stats import NO_FIGURES, SHARD_STATES, GroupStats, QualityStats, ServiceStats, Sizes
 
 LOCALHOST = "127.0.0.1"
 
@@ -118,8 +118,7 @@ def work(shard):
     shard.stage_seconds["A"].observe_one(0.0004)
     shard.position, shard.log_end, shard.restore_progress = 512, 600, 1.0
     shard.sending = lambda: Sending(5, 2)
-    shard.rows, shard.row_capacity, shard.lists, shard.list_capacity = 512, 1024, 40, 64
-    shard.rows_bytes, shard.lists_bytes, shard.hidden_bytes, shard.ids_bytes = 1, 2, 3, 4
+    shard.sizes = lambda: Sizes(512, 1024, 40, 64, 1, 2, 3, 4)
     shard.snapshots, shard.snapshot_seconds, shard.snapshot_written_at, shard.snapshot_bytes = 2, 0.25, 990.0, 10_000
 
 

@@ -95,8 +95,8 @@ def status(stats: GroupStats, trend: Trend, healthy: bool, ready: bool, now: flo
     return Status(
         now=now, began=trend.began, healthy=healthy, ready=ready,
         model=visible(stats.model_version), schema=visible(stats.schema_name), threshold=stats.threshold,
-        resident_bytes=resident_bytes(), state_bytes=sum(_state_bytes(shard) for _, shard in at_work),
-        rows=sum(shard.rows for _, shard in at_work), events=sum(total.events.values()), scores=total.scores,
+        resident_bytes=resident_bytes(), state_bytes=sum(shard.sizes().bytes for _, shard in at_work),
+        rows=sum(shard.sizes().rows for _, shard in at_work), events=sum(total.events.values()), scores=total.scores,
         spam=total.spam, dead_letters=sum(total.dead_letters.values()), latency_seconds=_known(trend.latency()),
         partitions=[_partition(partition, shard, now) for partition, shard in shards],
         points=_points(trend), hour=_hour(trend), newest_spam=_newest(recent), groups=_groups(recent),
@@ -152,10 +152,6 @@ def _group(partition: int, group: Group) -> ShownGroup:
     values = split_key(group.key, len(group.fields))
     key = [(visible(field), visible(value)) for field, value in zip(group.fields, values, strict=False)]
     return ShownGroup(group.relation, key, partition, group.spam, group.scored)
-
-
-def _state_bytes(shard: ServiceStats) -> int:
-    return shard.rows_bytes + shard.lists_bytes + shard.hidden_bytes + shard.ids_bytes
 
 
 def _known(latency: Percentiles) -> list[float | None]:
