@@ -19,12 +19,13 @@ from consumers.windows import Expected, Windows
 from pipeline.config import Config
 from pipeline.decoder import Decoder
 from pipeline.device import on_device
-from pipeline.events import REASONS
+from pipeline.events import REASONS, plain_nodes
 from pipeline.live.page import live_page
 from pipeline.live.status import Status, status
 from pipeline.live.trend import Trend, watched
 from pipeline.log_url import Membership, is_kafka, join_group, open_log, open_shard_log, partitions_of
 from pipeline.logs import line, prefaced
+from pipeline.messages import ScoreWriter
 from pipeline.metrics import MetricsServer, QualityCollector, ScorerCollector, new_registry
 from pipeline.model import Model
 from pipeline.schema_fit import check_topics
@@ -34,6 +35,7 @@ from pipeline.stats import GroupStats, QualityStats
 
 SHARDS_SHARE = 0.8  # of the time to stop, for batches, commits and snapshots; what is not done then is read again
 LOOK_SECONDS = 0.02  # between two looks at shards of a log that has no group
+WARM_NODES = 1500  # more than there is room for at first
 JOIN_SECONDS = 15.0  # to be given a partition, when joining others
 
 
@@ -164,8 +166,11 @@ def calm_collector() -> None:
 
 
 def warm_up(model: Model) -> None:
-    """Load the compiled code before the first event, on a shard that is thrown away."""
-    Scorer(model).score(Decoder(model.schema).decode([])[0])
+    """Load the compiled code before the first event, that of a single one and of many; the shard is thrown away."""
+    Decoder(model.schema).decode([])
+    scorer, nodes = Scorer(model), plain_nodes(model.schema, WARM_NODES)
+    for events in (nodes.part(0, 1), nodes.part(1, WARM_NODES)):
+        ScoreWriter(model.version, "", model.threshold, "single").write(events, scorer.score(events), 0.0)
 
 
 def _report(stats: GroupStats) -> dict[str, Any]:

@@ -134,6 +134,25 @@ class EventBatch:
         return EventBatch(**joined)
 
 
+def plain_nodes(schema: Schema, n: int) -> EventBatch:
+    """Return events that any schema has: n new nodes of which nothing is known but that they are in the same groups."""
+    groups = len(schema.groups)
+    return EventBatch(
+        kind=np.full(n, NODE, np.uint8),
+        id=Texts.of([f"n{i}" for i in range(n)]),
+        ts=np.zeros(n),
+        target=np.ones(n, np.bool_),
+        label=np.full(n, -1, np.int8),
+        features=np.zeros((n, len(schema.own_channels)), np.float32),
+        keys=Texts.of(["k"] * n * groups).reshaped(groups, n),
+        edge_event=np.zeros(0, np.int32),
+        edge_relation=np.zeros(0, np.int32),
+        edge_other=Texts.none(0),
+        position=np.arange(n),
+        index=np.zeros(n, np.int32),
+    )
+
+
 _TYPES = {
     name: np.dtype(kind)
     for name, kind in {

@@ -12,7 +12,7 @@ at once, but for messages of several kinds, which have blocks of their own; and 
 more than one message, BLOCK_BYTES: who wants one message decodes all of its block.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import islice, repeat
 
@@ -27,6 +27,7 @@ COLUMNS = (
 BLOCK_MESSAGES = 512
 BLOCK_BYTES = 64 << 10  # of values
 
+Block = tuple[int, str, bytes | None, bytes]  # how many messages, and the row's last three columns
 Row = tuple[int, float, str, bytes | None, bytes]
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -34,21 +35,31 @@ _decode = msgspec.msgpack.Decoder(tuple[list[str | None] | None, list[bytes | No
 _new = tuple.__new__
 
 
-def rows_of(messages: Sequence[Message], position: int, appended_at: float) -> Iterator[Row]:
-    """Yield the rows that hold `messages`, the first of which gets `position`."""
-    for start in range(0, len(messages), BLOCK_MESSAGES):
-        yield from _rows(messages[start : start + BLOCK_MESSAGES], position + start, appended_at)
+def blocks_of(messages: Sequence[Message]) -> list[Block]:
+    """Return the blocks that hold `messages`; of what a log does under its lock, encoding them is the most."""
+    return [
+        block
+        for start in range(0, len(messages), BLOCK_MESSAGES)
+        for block in _blocks(messages[start : start + BLOCK_MESSAGES])
+    ]
 
 
-def _rows(messages: Sequence[Message], position: int, appended_at: float) -> Iterator[Row]:
+def rows_of(blocks: Iterable[Block], position: int, appended_at: float) -> Iterator[Row]:
+    """Yield the rows of `blocks`, the first message of which gets `position`."""
+    for count, content_type, headers, messages in blocks:
+        position += count
+        yield position - 1, appended_at, content_type, headers, messages
+
+
+def _blocks(messages: Sequence[Message]) -> Iterator[Block]:
     values, keys, content_types, headers = zip(*messages, strict=True)
     count, content_type, said = len(messages), content_types[0], headers[0]
     alike = content_types.count(content_type) == headers.count(said) == count
     if count > 1 and not (alike and sum(map(len, values)) <= BLOCK_BYTES):
-        yield from _rows(messages[: count // 2], position, appended_at)
-        yield from _rows(messages[count // 2 :], position + count // 2, appended_at)
+        yield from _blocks(messages[: count // 2])
+        yield from _blocks(messages[count // 2 :])
     else:
-        yield position + count - 1, appended_at, content_type, _pack_headers(said), _packed(keys, values)
+        yield count, content_type, _pack_headers(said), _packed(keys, values)
 
 
 def _packed(keys: Sequence[str | None], values: Sequence[bytes]) -> bytes:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 PAGE_BYTES = 4096
 PAGES = 4_000  # 16 MB
-RESTART_PAGES = 4 * PAGES
+RESTART_PAGES = 8 * PAGES
 LAST_RESORT_PAGES = 4 * RESTART_PAGES
 FEW_PAGES = 500  # that a restart may copy while commits wait
 ROUNDS = 3  # of copying what came meanwhile
@@ -30,14 +30,14 @@ class Checkpoints:
         self._connect = connect
         self._due, self._ended = threading.Event(), False
         self._thread: threading.Thread | None = None
-        self._bytes = 0  # written since the thread was woken
+        self._pages = 0.0  # written since the thread was woken, about
 
     def wrote(self, size: int) -> None:
-        """Tell that so many bytes were committed."""
-        self._bytes += size
-        if self._bytes < PAGES * PAGE_BYTES:
+        """Tell that so many bytes were committed to a table: in pages that hold nothing else, but for the first."""
+        self._pages += 1 + size / PAGE_BYTES
+        if self._pages < PAGES:
             return
-        self._bytes = 0
+        self._pages = 0.0
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="checkpoints", daemon=True)
             self._thread.start()

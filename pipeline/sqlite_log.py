@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pipeline.errors import LogError
 from pipeline.log import Log, Message, Move, Progress, Read, Record, check_moves
-from pipeline.sqlite_blocks import COLUMNS, records_of, rows_of
+from pipeline.sqlite_blocks import COLUMNS, Block, blocks_of, records_of, rows_of
 from pipeline.sqlite_checkpoint import LAST_RESORT_PAGES, Checkpoints
 
 TOPIC_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
@@ -69,8 +69,9 @@ class SqliteLog(Log):
                 raise
 
     def append(self, topic: str, messages: Sequence[Message]) -> int:
+        blocks = blocks_of(messages)
         with self._transaction():
-            return self._insert(topic, messages)
+            return self._insert(topic, blocks)
 
     def read_batch(self, topic: str, position: int, max_records: int, timeout_seconds: float) -> Read:
         """Wait for a record at `position`, then return it and what follows.
@@ -101,12 +102,14 @@ class SqliteLog(Log):
             pause = min(2 * pause, LONGEST_POLL_SECONDS)
 
     def commit(self, group: str, moves: Mapping[str, Move], outputs: Mapping[str, Sequence[Message]]) -> None:
+        blocks = {topic: blocks_of(messages) for topic, messages in outputs.items()}
         with self._transaction():
             check_moves(group, moves, {topic: self._position(group, topic) for topic in moves})
-            for topic, messages in outputs.items():
-                self._insert(topic, messages)
+            for topic, of_topic in blocks.items():
+                self._insert(topic, of_topic)
             for topic, move in moves.items():
                 self._execute("INSERT OR REPLACE INTO positions VALUES (?, ?, ?)", (group, topic, move.position))
+                self._checkpoints.wrote(ROW_BYTES)
 
     def committed(self, group: str, topic: str) -> Progress:
         with self._one_line_errors():
@@ -227,14 +230,15 @@ class SqliteLog(Log):
         self._tables.add(topic)
         return True
 
-    def _insert(self, topic: str, messages: Sequence[Message]) -> int:
+    def _insert(self, topic: str, blocks: Sequence[Block]) -> int:
+        """Append blocks; return the topic's end."""
         if not self._exists(topic):
             self._execute(f'CREATE TABLE "topic_{topic}" ({COLUMNS})')
         end = self._end(topic)
-        rows = list(rows_of(messages, end, self._clock()))
+        rows = list(rows_of(blocks, end, self._clock()))
         self._db.executemany(f'INSERT INTO "topic_{topic}" VALUES (?, ?, ?, ?, ?)', rows)
         self._checkpoints.wrote(sum(len(row[-1]) + ROW_BYTES for row in rows))
-        return end + len(messages)
+        return rows[-1][0] + 1 if rows else end
 
     def _read(self, topic: str, position: int, max_records: int) -> list[Record]:
         rows = self._execute(f'SELECT * FROM "topic_{topic}" WHERE last >= ? ORDER BY last', (position,))

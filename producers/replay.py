@@ -15,6 +15,9 @@ from pipeline.packed_codec import encode_packed
 from pipeline.schema import Schema
 from producers.pace import TimeOf, pace
 
+# Between two appends that nothing but the pace divides: one costs some 100 µs, and a log that is appended to without a
+# pause keeps those waiting who commit to it.
+STEP_SECONDS = 0.001
 LONGEST_SLEEP_SECONDS = 0.5  # a pause is slept in pieces, so that whoever stops the replay need not wait for its end
 
 
@@ -48,9 +51,9 @@ def replay(
     """Append the messages of `source` to `log` in their order, with their keys, content types and headers.
 
     At `speed` 1.0 they come as their event times did, at 60 a minute takes a second, at infinity they come at once; and
-    never more than `rate` messages a second, once the first `burst` have gone.  At most `chunk` messages are appended
-    at once; `progress` is called with the number of each append.  Whatever stops a replay, the log has got the first
-    messages of `source` without a gap.
+    never more than `rate` messages a second, once the first `burst` have gone.  What is due within a millisecond is
+    appended at once, and at most `chunk` messages are; `progress` is called with the number of each append.  Whatever
+    stops a replay, the log has got the first messages of `source` without a gap.
     """
     started = clock()
     due_at = pace(speed, rate, ts_of, clock, burst)
@@ -67,9 +70,12 @@ def replay(
 
     for record in source:
         due = due_at(record)
-        if len(waiting) >= chunk or due > clock():
+        now = clock()
+        if due > now:
             append_waiting()
-            _sleep_until(due, clock, sleep)
+            _sleep_until(max(due, now + STEP_SECONDS), clock, sleep)
+        elif len(waiting) >= chunk:
+            append_waiting()
         waiting.append(Message(record.value, record.key, record.content_type, record.headers))
     append_waiting()
     return ReplayReport(events, clock() - started)

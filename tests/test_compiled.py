@@ -1,8 +1,12 @@
 """Compiled functions that take the types of their arguments for granted."""
 
+import os
+import subprocess
+import sys
 from typing import NamedTuple
 
 import numpy as np
+from conftest import REPOSITORY
 
 from pipeline.compiled import compiled, direct
 
@@ -38,3 +42,42 @@ def test_what_was_compiled_for_other_types_is_not_taken():
 def test_where_nothing_is_compiled_the_function_is_called():
     call = direct(lambda a, b: a + b)
     assert [call(1, 2), call("a", "b")] == [3, "ab"]
+
+
+# In a process of its own, for in this one other tests have called everything.
+SERVED = """
+import sys
+from consumers.service import warm_up
+from pipeline.decoder import Decoder
+from pipeline.messages import ScoreWriter
+from pipeline.scorer import Scorer
+from worlds import START, random_model, records, world
+
+def loaded():
+    modules = [vars(module) for name, module in sys.modules.items() if name.startswith("pipeline")]
+    return sum(len(thing.overloads) for names in modules for thing in names.values() if hasattr(thing, "overloads"))
+
+model = random_model(world())
+warm_up(model)
+before = loaded()
+node = {"ts": START, "stars": 1, "user": "u", "embedding": [0, 1], "product": "p"}
+events = [{"id": str(i), **node} for i in range(100)]
+events[50:50] = [
+    {"type": "label", "id": "1", "label": 1, "ts": START},
+    {"type": "edge", "relation": "friend", "src": "1", "dst": "2", "ts": START},
+    {"type": "score", "id": "1", "ts": START},
+    {"type": "retract", "id": "1"},
+]
+scorer = Scorer(model)
+for some in (events[:1], events[1:]):
+    batch, _ = Decoder(model.schema).decode(records(some))
+    ScoreWriter("", "", 0.5, "single").write(batch, scorer.score(batch), 0.0)
+print(before, loaded())
+"""
+
+
+def test_what_was_warmed_up_loads_no_compiled_code_at_its_first_event():
+    path = {"PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'tests'}"}
+    done = subprocess.run([sys.executable, "-c", SERVED], env=os.environ | path, capture_output=True, text=True)
+    before, after = map(int, done.stdout.split())
+    assert before == after > 5

@@ -22,7 +22,7 @@ from pipeline.errors import LogError
 from pipeline.log import JSON, PACKED, TOMBSTONE, Log, Message, Move
 from pipeline.log_url import open_log
 from pipeline.recorded import RecordedFile
-from pipeline.sqlite_blocks import records_of, rows_of
+from pipeline.sqlite_blocks import blocks_of, records_of, rows_of
 from pipeline.sqlite_log import SqliteLog
 
 MakeLog = Callable[[Path], Log]
@@ -565,7 +565,7 @@ def test_a_damaged_block_is_one_clear_line(tmp_path: Path):
 
 
 def test_a_block_that_lacks_a_key_is_damaged():
-    ((*columns, _),) = rows_of([Message(b"1", "a"), Message(b"2", "b")], 0, 0.0)
+    ((*columns, _),) = rows_of(blocks_of([Message(b"1", "a"), Message(b"2", "b")]), 0, 0.0)
     with pytest.raises(ValueError, match="1 keys, 2 values"):
         records_of((*columns, msgspec.msgpack.encode((["a"], None, [b"1", b"2"]))), 0, 10)
 

@@ -17,7 +17,7 @@ from fakes import one_megabyte_disk
 from worlds import random_model
 
 from pipeline.decoder import Decoder
-from pipeline.log import Message
+from pipeline.log import Message, read_to_end
 from pipeline.recorded import read_messages
 from pipeline.schema import load_schema
 from pipeline.sqlite_log import SqliteLog
@@ -116,7 +116,7 @@ def outputs(path: Path) -> dict[str, list[dict]]:
     log = SqliteLog(path, create=False)
     found = {}
     for topic in ("scores", "dead-letters"):
-        found[topic] = [json.loads(r.value) for r in log.read_batch(topic, 0, 10**6, 0.0).records]
+        found[topic] = [json.loads(r.value) for records in read_to_end(log, topic) for r in records]
     log.close()
     return found
 
