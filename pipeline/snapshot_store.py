@@ -31,6 +31,7 @@ from pipeline.log_url import is_kafka
 from pipeline.snapshot import (
     FORMAT,
     MANIFEST,
+    AnyManifest,
     Array,
     Arrays,
     Manifest,
@@ -183,12 +184,13 @@ class SnapshotStore:
         try:
             with self._reading(name), self.files.open(f"{name}/{MANIFEST}") as file:
                 data = file.read()
+            found = msgspec.json.decode(data, type=AnyManifest).format
+            if found != FORMAT:
+                problem = f"has format {found}, this version reads {FORMAT}"
+                raise UnsoundSnapshot(f"snapshot {self._path(name)} {problem}")
             manifest = msgspec.json.decode(data, type=Manifest)
         except (FileNotFoundError, msgspec.MsgspecError) as error:
             raise UnsoundSnapshot(f"snapshot {self._path(name)} is damaged: {MANIFEST}: {error}") from None
-        if manifest.format != FORMAT:
-            problem = f"has format {manifest.format}, this version reads {FORMAT}"
-            raise UnsoundSnapshot(f"snapshot {self._path(name)} {problem}")
         if self.shard not in (manifest.shard, None):
             problem = f"is of shard {manifest.shard!r}, not of {self.shard!r}"
             raise UnsoundSnapshot(f"snapshot {self._path(name)} {problem}: somebody has moved it here")

@@ -321,8 +321,8 @@ def test_a_snapshot_of_another_format_is_refused(local):
     local.write(1, "model", ARRAYS, now=0.0)
     (name,) = local.names()
     manifest = wherever_it_is(local, name) / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"format": 2', '"format": 99'))
-    with pytest.raises(UnsoundSnapshot, match="has format 99, this version reads 2"):
+    manifest.write_text(manifest.read_text().replace('"format": 3', '"format": 99').replace("crc32c", "checksum"))
+    with pytest.raises(UnsoundSnapshot, match="has format 99, this version reads 3"):
         local.read_manifest(name)
 
 
