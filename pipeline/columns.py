@@ -84,7 +84,7 @@ def texts_of(fields: Sequence[Sequence[Any]]) -> Texts:
     A number and its text are the same, and so are 5 and 5.0: producers differ in how they write them.
     """
     texts = list(chain.from_iterable(map(_texts_of, fields)))
-    return Texts.of(texts).reshaped(len(fields), len(fields[0]) if fields else 0)
+    return Texts.of(texts, len(fields))
 
 
 def _texts_of(values: Sequence[Any]) -> Iterable[str | None]:

@@ -69,7 +69,7 @@ class EventBatch:
 
     def __post_init__(self) -> None:
         """TypeError where a column is not of the type that is promised: compiled code would read it as if it were."""
-        for name, dtype in _TYPES.items():
+        for name, dtype in _TYPES:
             column = getattr(self, name)
             if not is_plain(column, dtype):
                 raise TypeError(f"{name} is a column of {column.dtype}, expected {dtype} without gaps")
@@ -144,7 +144,7 @@ def plain_nodes(schema: Schema, n: int) -> EventBatch:
         target=np.ones(n, np.bool_),
         label=np.full(n, -1, np.int8),
         features=np.zeros((n, len(schema.own_channels)), np.float32),
-        keys=Texts.of(["k"] * n * groups).reshaped(groups, n),
+        keys=Texts.of(["k"] * n * groups, groups) if groups else Texts.none(0, n),
         edge_event=np.zeros(0, np.int32),
         edge_relation=np.zeros(0, np.int32),
         edge_other=Texts.none(0),
@@ -153,13 +153,13 @@ def plain_nodes(schema: Schema, n: int) -> EventBatch:
     )
 
 
-_TYPES = {
-    name: np.dtype(kind)
+_TYPES = [
+    (name, np.dtype(kind))
     for name, kind in {
         "kind": "u1", "ts": "f8", "target": "?", "label": "i1", "features": "f4", "edge_event": "i4",
         "edge_relation": "i4", "position": "i8", "index": "i4",
     }.items()
-}  # fmt: skip
+]  # fmt: skip
 _EVENT_COLUMNS = ("kind", "id", "ts", "target", "label", "features", "position", "index")
 _EDGE_COLUMNS = ("edge_event", "edge_relation", "edge_other")
 

@@ -17,7 +17,7 @@ from pipeline.compiled import direct, is_plain
 from pipeline.texts_kernel import Column, Data, Lengths, Starts
 
 NONE = -1
-_TYPES = (np.dtype(np.uint8), np.dtype(np.int64), np.dtype(np.int32))  # of the three arrays
+_BYTE, _START, _LENGTH = np.dtype(np.uint8), np.dtype(np.int64), np.dtype(np.int32)
 # Only for arrays of a `Texts`, which sees to their types.
 _lay_out, _gather = direct(texts_kernel.lay_out), direct(texts_kernel.gather)
 are_within = direct(texts_kernel.are_within)
@@ -30,10 +30,9 @@ class Texts:
     def __init__(self, data: Data, start: Starts, length: Lengths) -> None:
         """TypeError where an array is of another type, or has gaps: compiled code would read it as if it were right."""
         self.column = Column(data, start, length)  # what compiled code is given
-        arrays: tuple[Any, ...] = (data, start, length)
-        for array, dtype in zip(arrays, _TYPES, strict=True):
-            if not is_plain(array, dtype):
-                raise TypeError(f"texts in an array of {array.dtype}, expected {dtype} without gaps")
+        if not (is_plain(data, _BYTE) and is_plain(start, _START) and is_plain(length, _LENGTH)):
+            found = ", ".join(str(array.dtype) for array in (data, start, length))
+            raise TypeError(f"texts in arrays of {found}, expected {_BYTE}, {_START}, {_LENGTH} without gaps")
 
     @property
     def data(self) -> Data:
@@ -48,8 +47,8 @@ class Texts:
         return self.column.length
 
     @staticmethod
-    def of(values: Sequence[str | None]) -> "Texts":
-        """Return a column of these texts; TypeError where one is neither a text nor None."""
+    def of(values: Sequence[str | None], rows: int | None = None) -> "Texts":
+        """Return a column of these texts, or as many rows of them; TypeError where one is neither a text nor None."""
         known: Any = values
         try:
             said = "".join(known)
@@ -64,6 +63,9 @@ class Texts:
             length[[value is None for value in values]] = NONE
         start = np.empty(len(length), np.int64)
         _lay_out(length, start)
+        if rows is not None:
+            shape = (rows, len(length) // max(rows, 1))
+            start, length = start.reshape(shape), length.reshape(shape)
         # A copy: bytes cannot be written to, and would make numba compile everything twice.
         return Texts(np.frombuffer(said.encode(), np.uint8).copy(), start, length)
 
@@ -88,10 +90,6 @@ class Texts:
             np.concatenate([part.start + offsets[id(part.data)] for part in parts], axis=axis),
             np.concatenate([part.length for part in parts], axis=axis),
         )
-
-    def reshaped(self, rows: int, count: int) -> "Texts":
-        """Return the same texts in so many rows."""
-        return Texts(self.data, self.start.reshape(rows, count), self.length.reshape(rows, count))
 
     def __len__(self) -> int:
         return len(self.length)

@@ -44,8 +44,8 @@ def put(batch: EventBatch, column: str, place: int | tuple[int, int], value: obj
         return batch
     texts = np.array(found.tolist(), object)
     texts[place] = value
-    flat = Texts.of(texts.ravel().tolist())
-    return replace(batch, **{column: flat.reshaped(*texts.shape) if texts.ndim > 1 else flat})
+    rows = texts.shape[0] if texts.ndim > 1 else None
+    return replace(batch, **{column: Texts.of(texts.ravel().tolist(), rows)})
 
 
 def assert_same_columns(batch: EventBatch, expected: EventBatch, but: tuple[str, ...] = ()) -> None:
@@ -200,7 +200,7 @@ def test_a_field_that_a_type_does_not_have_is_neutral_whatever_the_message_says(
     batch.ts[batch.kind == RETRACT] = -5.0
     user, *others = batch.keys.tolist()
     columns = ([key or "k" for key in user], *others)
-    batch = replace(batch, keys=Texts.join([Texts.of(keys) for keys in columns]).reshaped(len(columns), len(batch)))
+    batch = replace(batch, keys=Texts.of([key for keys in columns for key in keys], len(columns)))
     found, bad = Decoder(SCHEMA).decode([record(encode_packed(SCHEMA, batch))])
     assert bad == []
     assert found.target.tolist() == [kind in (NODE, SCORE) for kind in expected.kind.tolist()]
