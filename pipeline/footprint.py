@@ -13,7 +13,7 @@ A test holds this to what a scorer's arrays weigh; docs/deploy.md has what a pro
 import math
 from typing import NamedTuple
 
-from pipeline.graph_state import EDGE_LINK, LINK, LIST, ROW
+from pipeline.graph_state import EDGE_LINK, JUDGED, LINK, LIST, ROW
 from pipeline.model import Model
 from pipeline.names import NAME_BYTES
 
@@ -68,7 +68,7 @@ def footprint(model: Model) -> Footprint:
         row=ROW.itemsize + INDEX_BYTES * len(schema.relations) + 4 * len(schema.deviating) + 2 * INDEX_BYTES,
         values=4 * (inputs + hidden),
         link=LINK.itemsize + EDGE_LINK.itemsize * schema.has_edges,
-        list=LIST.itemsize + 8 * len(schema.deviating) + 4 * counters + 2 * INDEX_BYTES,
+        list=LIST.itemsize + JUDGED.itemsize + 8 * len(schema.deviating) + 4 * counters + 2 * INDEX_BYTES,
         sums=8 * (inputs + hidden),
         links_a_node=len(schema.groups),
     )

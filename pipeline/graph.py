@@ -16,8 +16,8 @@ Invariants, each tested against a slow twin after every kind of event:
 
 Costs: a node event O(R), a removal O(R) and now and then O(members) where a half-life must be summed anew, an edge
 O(fewer of the two ends' links). Memory a node: 43 bytes, 20 a link (32 where there are edges), 4 R for owner, 4 a
-deviating channel, and its id; a list: 75 bytes, 4 a counter, 8 a deviating channel, and its key. `ttl` and
-`max_neighbours` bound them all.
+deviating channel, and its id; a list: 59 bytes, 4 a counter, 8 a deviating channel, its key, and 16 where labels come.
+`ttl` and `max_neighbours` bound them all.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -35,6 +35,7 @@ from pipeline.graph_names import size_of
 from pipeline.graph_state import (
     COUNTS,
     EDGE_LINK,
+    JUDGED,
     LINK,
     LINK_ARRAYS,
     LIST,
@@ -123,7 +124,7 @@ class Graph:
             "rows": Room(ROW), "lists": Room(LIST), "links": Room(LINK), "edge_links": Room(EDGE_LINK),
             "owner": Room(np.int32, relations), "levels": Room(np.float32, levels),
             "level_sums": Room(np.float64, levels),
-            "arrivals": Room(np.float32, arrivals), "labelled": Room(np.float32, labels),
+            "arrivals": Room(np.float32, arrivals), "judged": Room(JUDGED), "labelled": Room(np.float32, labels),
             "spam": Room(np.float32, labels), "free_rows": Room(np.int32), "free_lists": Room(np.int32),
             "idle_rows": Room(np.int32), "idle_lists": Room(np.int32),
         }  # fmt: skip

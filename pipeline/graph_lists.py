@@ -34,7 +34,7 @@ def take_list(g: State) -> int:
     own = meta.lists_used
     meta.lists_used += 1
     it = g.lists[own]
-    it.counted_at, it.labelled_at = -np.inf, -np.inf
+    it.counted_at = -np.inf
     it.owner, it.first, it.last = -1, -1, -1
     return int(own)
 
@@ -128,7 +128,7 @@ def drop_list(g: State, rules: Rules, out: Result, own: int) -> None:
 @inlined
 def _forget_list(g: State, own: int) -> None:
     it = g.lists[own]
-    it.counted_at, it.labelled_at = -np.inf, -np.inf
+    it.counted_at = -np.inf
     g.arrivals[own] = 0.0
     if it.owner >= 0:
         g.owner[it.owner, it.relation] = -1
@@ -222,7 +222,7 @@ def _weigh(g: State, out: Result, own: int, row: int, weight: float) -> None:
 def _empty(g: State, out: Result, own: int) -> None:
     """No member is left: the sums start again at exactly 0."""
     it = g.lists[own]
-    it.count, it.labelled_count, it.spam_count = 0, 0, 0
+    it.count, g.judged[own].count, g.judged[own].spam = 0, 0, 0
     it.weight, it.peak = 0.0, 0.0
     g.level_sums[own] = 0.0
     g.labelled[own] = 0.0
@@ -294,15 +294,15 @@ def _count_member_label(g: State, rules: Rules, own: int, row: int, sign: float)
     label = g.rows[row].label
     if label < 0:
         return
-    now, it = g.meta[0].watermark, g.lists[own]
-    it.labelled_count += int(sign)
-    it.spam_count += int(sign) * label
+    now, it = g.meta[0].watermark, g.judged[own]
+    it.count += int(sign)
+    it.spam += int(sign) * label
     for h in range(len(rules.label_half_lives)):
-        fading = _faded(now - it.labelled_at, rules.label_half_lives[h])
+        fading = _faded(now - it.at, rules.label_half_lives[h]) if g.labelled[own, h] > 0.0 else 0.0
         weight = sign * _faded(now - g.rows[row].label_ts, rules.label_half_lives[h])
         g.labelled[own, h] = max(0.0, g.labelled[own, h] * fading + weight)
         g.spam[own, h] = max(0.0, g.spam[own, h] * fading + weight * label)
-    it.labelled_at = now
+    it.at = now
 
 
 @inlined
@@ -333,15 +333,15 @@ def label_channels(g: State, rules: Rules, out: Result, entry: int, row: int) ->
     pseudo = rules.strength * rules.prior
     for r in range(relations):
         own = g.owner[row, r]
-        labelled = float(g.lists[own].labelled_count) if own >= 0 else 0.0
-        spam = float(g.lists[own].spam_count) if own >= 0 else 0.0
+        labelled = float(g.judged[own].count) if own >= 0 else 0.0
+        spam = float(g.judged[own].spam) if own >= 0 else 0.0
         out.channels[entry, c] = (spam + pseudo) / (labelled + rules.strength)
         out.channels[entry, c + 1] = np.log1p(labelled)
         c += 2
         for h in range(len(rules.label_half_lives)):
             value = rules.prior
             if labelled > 0:
-                fading = _faded(now - g.lists[own].labelled_at, rules.label_half_lives[h])
+                fading = _faded(now - g.judged[own].at, rules.label_half_lives[h])
                 value = (g.spam[own, h] * fading + pseudo) / (g.labelled[own, h] * fading + rules.strength)
             out.channels[entry, c] = value
             c += 1

@@ -33,7 +33,8 @@ class State(NamedTuple):
     levels: Array  # (N, D) the row's deviating own channels
     level_sums: Array  # (L, D) weighted, over the members
     arrivals: Array  # (L, A) decayed arrival counts as of `counted_at`
-    labelled: Array  # (L, H) decayed counts of labelled members as of `labelled_at`
+    judged: Array  # (L,) JUDGED: as all of labels apart from `lists`: where none come it is never written to
+    labelled: Array  # (L, H) decayed counts of labelled members as of judged.at
     spam: Array  # (L, H) ... of the spam among them
     meta: Array  # (1,) META
     free_rows: Array  # stack of those that were in use; its height is meta.free_rows
@@ -44,7 +45,7 @@ class State(NamedTuple):
 
 ROW_ARRAYS = ("rows", "owner", "levels")  # these tell of rows, those of links and of lists
 LINK_ARRAYS = ("links", "edge_links")
-LIST_ARRAYS = ("lists", "level_sums", "arrivals", "labelled", "spam")
+LIST_ARRAYS = ("lists", "level_sums", "arrivals", "judged", "labelled", "spam")
 
 
 class Rules(NamedTuple):
@@ -121,7 +122,6 @@ LIST = np.dtype(
         ("weight", "f8"),  # sum of the members' weights
         ("landmark", "f8"),  # event time at which a weight is 1 (half-life)
         ("counted_at", "f8"),  # watermark of the last arrival, the time of `arrivals`; -inf: none yet
-        ("labelled_at", "f8"),  # the time of `labelled` and `spam`
         ("peak", "f4"),  # the largest weight since it was last summed anew
         ("relation", "i2"),
         ("owner", "i4"),  # row of an edge relation's list, -1 for a group's
@@ -129,11 +129,10 @@ LIST = np.dtype(
         ("last", "i4"),
         ("links", "i4"),
         ("count", "i4"),  # links that have entered: the members
-        ("labelled_count", "i4"),
-        ("spam_count", "i4"),
         ("idle", "i1"),
     ]
 )
+JUDGED = np.dtype([("at", "f8"), ("count", "i4"), ("spam", "i4")])  # watermark of the last label; labelled members
 LINK = np.dtype(
     [
         ("list", "i4"),

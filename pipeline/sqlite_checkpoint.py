@@ -1,6 +1,7 @@
 """Copying SQLite's write-ahead log into its file beside the commits, not in one of them.
 
 SQLite does it in the commit that fills the log, which waits for the disk then: 50 ms for 16 MB. Here a thread does it.
+What counts is pages: a commit writes each page that it has changed anew, were it by a single message.
 
     copy      every PAGES pages; commits go on, and what they add meanwhile is copied again while that is much
     restart   commits begin at the log's start again; only while none is under way, so it waits until little is left to
@@ -33,7 +34,7 @@ class Checkpoints:
         self._pages = 0.0  # written since the thread was woken, about
 
     def wrote(self, size: int) -> None:
-        """Tell that so many bytes were committed to a table: in pages that hold nothing else, but for the first."""
+        """Tell that so many bytes were added to a table: on its last page, which is written anew, and on new ones."""
         self._pages += 1 + size / PAGE_BYTES
         if self._pages < PAGES:
             return

@@ -35,6 +35,14 @@ def test_a_short_log_has_no_thread_and_none_is_left_of_a_long_one(tmp_path, ofte
     assert not threads()
 
 
+def test_small_commits_count_as_the_pages_that_they_write(tmp_path, often):
+    log = SqliteLog(tmp_path / "log.db")
+    for _ in range(40):
+        log.append("events", [Message(b"{}")])
+    assert len(threads()) == 1
+    log.close()
+
+
 def test_while_commits_go_on_the_file_gets_what_they_wrote_and_the_write_ahead_log_is_used_again(tmp_path, often):
     log = SqliteLog(tmp_path / "log.db")
     file, ahead = tmp_path / "log.db", tmp_path / "log.db-wal"
