@@ -28,7 +28,16 @@ def in_the_root(monkeypatch):
 
 
 @pytest.fixture
-def small(monkeypatch):
+def own_collector():
+    """What a bench tells Python's collector ends with the test."""
+    before = gc.get_threshold()
+    yield
+    gc.set_threshold(*before)
+    gc.unfreeze()
+
+
+@pytest.fixture
+def small(monkeypatch, own_collector):
     monkeypatch.setattr(core, "SLICE", 64)
 
 
@@ -81,15 +90,6 @@ def test_train_tells_the_seconds_of_each_part():
     report = told(train, events=9000)
     assert set(report["ours"]["by_part"]) == {"replay", "train", "prune"}
     assert report["peak_memory_mb"] > 100
-
-
-@pytest.fixture
-def own_collector():
-    """What a bench tells Python's collector ends with the test."""
-    before = gc.get_threshold()
-    yield
-    gc.set_threshold(*before)
-    gc.unfreeze()
 
 
 def test_recovery_loads_what_it_wrote(own_collector):

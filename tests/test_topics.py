@@ -3,6 +3,7 @@
 import json
 import math
 import tomllib
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -152,8 +153,7 @@ def test_a_bad_event_names_the_words_of_its_topic():
 def test_a_bad_event_leads_to_its_message():
     node = b'{"id":"a"}'
     nameless = decoded(PLAIN, [{"type": "score", "id": "a", "ts": START}])
-    nameless.id = Texts.of([""])
-    sealed = encode_packed(PLAIN, nameless)
+    sealed = encode_packed(PLAIN, replace(nameless, id=Texts.of([""])))
     found = [
         Record(3, node, "k1", JSON, math.nan, (), "reviews", 11),
         Record(4, b"{", None, JSON, math.nan, (), "verdicts", 12),
