@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.names_kernel import ENTRY, META, SLOT, Table, fill_slots, is_full, look_up
+from pipeline.names_kernel import ENTRY, META, SLOT, Table, fill_slots, is_full, look_up, move_slots
 from pipeline.room import Room, more_room
 from pipeline.texts import Texts
 from pipeline.texts_kernel import gather
@@ -47,8 +47,9 @@ class Names:
             table = table._replace(entries=self._entries.reserve(indices).array)
             table.entries["length"][known:] = -1
         if is_full(len(self) + names, len(table.slots)):
-            table = table._replace(slots=_free_slots(len(self) + names))
-            fill_slots(table)
+            slots = _free_slots(len(self) + names)
+            move_slots(table.slots, slots)
+            table = table._replace(slots=slots)
         if int(meta["used"]) + size > len(table.text):
             self._make_room_for_text(size)
             table = table._replace(text=self._text.array)

@@ -115,12 +115,29 @@ def look_up(table: Table, data: Data, space: int) -> int:
 @compiled
 def fill_slots(table: Table) -> None:
     """Enter every name in `slots`, which are free."""
-    mask = len(table.slots) - 1
     for index in range(len(table.entries)):
         entry = table.entries[index]
         if entry.length >= 0:
             tag = hash_of(table.text, entry.start, entry.length, entry.space, table.meta[0].key)
-            at = tag & mask
-            while table.slots[at].index >= 0:
-                at = (at + 1) & mask
-            table.slots[at].tag, table.slots[at].index = tag, index
+            _take_slot(table.slots, tag, index)
+
+
+@compiled
+def move_slots(few: npt.NDArray[np.void], slots: npt.NDArray[np.void]) -> None:
+    """Enter the names that stand in `few` slots in `slots`, which are free and more of them.
+
+    No text is read, and both are walked in order: names that stand near one another in `few` do so in `slots`, but for
+    the upper bits of their places.
+    """
+    for i in range(len(few)):
+        if few[i].index >= 0:
+            _take_slot(slots, few[i].tag, few[i].index)
+
+
+@inlined
+def _take_slot(slots: npt.NDArray[np.void], tag: int, index: int) -> None:
+    mask = len(slots) - 1
+    at = tag & mask
+    while slots[at].index >= 0:
+        at = (at + 1) & mask
+    slots[at].tag, slots[at].index = tag, index
