@@ -20,11 +20,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
-from consumers.tally import Tally
+from consumers.tally import Tally, sizes_of
 from pipeline.batcher import MicroBatcher
 from pipeline.config import Config
 from pipeline.decoder import Decoder, media_type
@@ -92,7 +93,7 @@ class ScoreConsumer:
         if self.config.metrics.port and self.config.metrics.page:
             self.stats.recent = Recent(self.model.schema, self.scorer.graph)
         self._tally = Tally(self.stats, self.scorer)
-        self.stats.sizes = self._tally.sizes
+        self.stats.sizes = partial(sizes_of, self.scorer)
         # Where commits are cheap, what comes while a micro-batch is scored and committed is the next one: as large as
         # the load makes it, and nobody waits for company that may never come.
         wait = self.config.score.max_wait_seconds if self.log.costly_commits else 0.0

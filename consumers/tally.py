@@ -27,6 +27,14 @@ class _Commit(NamedTuple):
     read_at: npt.NDArray[np.float64]  # likewise, of each score's message
 
 
+def sizes_of(scorer: Scorer) -> Sizes:
+    """Return how large a shard's state is now."""
+    graph, parts = scorer.graph, scorer.memory_bytes()
+    rows = parts["rows"] + parts["links"] + parts["inputs"]
+    counts = graph.row_count, graph.row_capacity, graph.list_count, graph.list_capacity
+    return Sizes(*counts, rows, parts["lists"], parts["hidden"], parts["names"])
+
+
 class Tally:
     """Counts for one shard. Commits are finished in the order in which they were begun."""
 
@@ -36,13 +44,6 @@ class Tally:
         # Of the micro-batch that gathers: the first position of each read, and monotonic seconds.
         self._read_from: list[int] = []
         self._read_at: list[float] = []
-
-    def sizes(self) -> Sizes:
-        """Return how large the state is now."""
-        graph, parts = self._scorer.graph, self._scorer.memory_bytes()
-        rows = parts["rows"] + parts["links"] + parts["inputs"]
-        counts = graph.row_count, graph.row_capacity, graph.list_count, graph.list_capacity
-        return Sizes(*counts, rows, parts["lists"], parts["hidden"], parts["names"])
 
     def note_read(self, position: int, now: float) -> None:
         """Note when the messages from `position` on were read, which the next micro-batch holds."""

@@ -1,6 +1,7 @@
 """Histograms, collectors and the port, the last over real HTTP."""
 
 import contextlib
+import gc
 import math
 import os
 import re
@@ -11,6 +12,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+import weakref
 from http import HTTPStatus
 
 import msgspec
@@ -273,6 +275,19 @@ class StallingLog(ListLog):
 
     def sending(self):
         return Sending(self.in_flight, 3)
+
+
+def test_the_stats_that_are_asked_for_sizes_do_not_keep_a_state_that_is_gone(tmp_path):
+    log, store = ListLog(FakeClock()), open_store(str(tmp_path), "", keep=1)
+    consumer = ScoreConsumer(log, store, random_model(world()), Config(), ServiceStats(), print, log.clock, log.clock)
+    assert consumer.stats.sizes().ids_bytes > 0
+    state = weakref.ref(consumer.scorer)
+    gc.disable()  # consumers seldom run it: what waited for it were hundreds of megabytes
+    try:
+        del consumer
+        assert state() is None
+    finally:
+        gc.enable()
 
 
 def test_what_is_in_flight_is_seen_while_a_commit_waits_for_the_broker(tmp_path):
