@@ -106,7 +106,8 @@ def inlined_fused(function: F) -> F:
 
 def is_plain(array: Any, dtype: Any) -> bool:
     """Is the array of that type, and without gaps? Of others `direct` would read the bytes as if they were."""
-    return array.dtype == dtype and array.flags.c_contiguous  # type: ignore[no-any-return]
+    plain: bool = array.dtype == dtype and array.flags.c_contiguous
+    return plain
 
 
 def direct(function: F) -> F:

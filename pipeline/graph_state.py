@@ -33,7 +33,7 @@ class State(NamedTuple):
     levels: Array  # (N, D) the row's deviating own channels
     level_sums: Array  # (L, D) weighted, over the members
     arrivals: Array  # (L, A) decayed arrival counts as of `counted_at`
-    judged: Array  # (L,) JUDGED: as all of labels apart from `lists`: where none come it is never written to
+    judged: Array  # (L,) JUDGED: apart from `lists`, as all of labels: where none come only a list that empties writes
     labelled: Array  # (L, H) decayed counts of labelled members as of judged.at
     spam: Array  # (L, H) ... of the spam among them
     meta: Array  # (1,) META

@@ -29,8 +29,8 @@ def _decade(exponent: int) -> list[NDArray[np.float64]]:
 
 
 _LATENCY_EDGES = np.concatenate([part for exponent in range(-6, 3) for part in _decade(exponent)] + [np.array([1e3])])
-FEW = 16  # values: counted one by one, half a microsecond each, they cost less than a pass over all buckets
 _SIZE_EDGES = np.exp2(np.arange(21, dtype=np.float64))
+FEW = 16  # values: counted one by one, half a microsecond each, they cost less than a pass over all buckets
 
 LATENCY_BUCKETS = tuple(float(f"{digit}e{exponent}") for exponent in range(-5, 2) for digit in (1, 2, 5)) + (100.0,)
 """Seconds: what a dashboard gets, 10 µs to 100 s."""

@@ -199,8 +199,10 @@ class JsonReader:
             note(problems, nodes, wrong)
         for place in self._weekdays:  # any day does for a time that is bad
             channels[:, place] = weekdays(np.fmax(np.fmin(ts[nodes], schema.ts_range[1]), schema.ts_range[0]))
-        fields = texts_of([said[path] for path in self._group_paths])
-        keys = self._group_keys(fields) if schema.groups else Texts.none(0, len(nodes))
+        if schema.groups:
+            keys = self._group_keys(texts_of([said[path] for path in self._group_paths]))
+        else:
+            keys = Texts.none(0, len(nodes))
         check_groups(schema, keys, nodes, wrong)
         if len(nodes) == n:
             return channels, keys

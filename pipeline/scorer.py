@@ -142,9 +142,7 @@ def _scored(
     began, a, b, c, d = times
     stages = {"A": a - began, "B": b - a, "C": c - b, "D": d - c}
     count, targets = applied.target_count, applied.result.targets
-    return Scored(
-        targets.event[:count].copy(), targets.row[:count].copy(), score, applied.outcome.copy(), stages, why
-    )  # fmt: skip
+    return Scored(targets.event[:count].copy(), targets.row[:count].copy(), score, applied.outcome.copy(), stages, why)
 
 
 def raw_channels(events: EventBatch, applied: Applied) -> Raw:

@@ -36,7 +36,7 @@ _new = tuple.__new__
 
 
 def blocks_of(messages: Sequence[Message]) -> list[Block]:
-    """Return the blocks that hold `messages`; of what a log does under its lock, encoding them is the most."""
+    """Return the blocks that hold `messages`: they need no position yet, and are made before the log is locked."""
     return [
         block
         for start in range(0, len(messages), BLOCK_MESSAGES)

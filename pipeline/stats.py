@@ -77,7 +77,7 @@ class ServiceStats:
     # Asked at the scrape: when the broker stalls, the loop waits in a commit and could write nothing here.
     sending: Callable[[], Sending] = lambda: Sending(0, 0)
 
-    sizes: Callable[[], Sizes] = Sizes  # likewise: reckoned at every micro-batch it cost a quiet stream a twentieth
+    sizes: Callable[[], Sizes] = Sizes  # likewise: reckoned at every micro-batch, a thirtieth of a quiet stream
 
     recent: Recent | None = None  # where a page shows it
 

@@ -64,7 +64,7 @@ class Texts:
         start = np.empty(len(length), np.int64)
         _lay_out(length, start)
         if rows is not None:
-            shape = (rows, len(length) // max(rows, 1))
+            shape: tuple[int, ...] = (rows, -1)
             start, length = start.reshape(shape), length.reshape(shape)
         # A copy: bytes cannot be written to, and would make numba compile everything twice.
         return Texts(np.frombuffer(said.encode(), np.uint8).copy(), start, length)
