@@ -10,23 +10,28 @@ One micro-batch, and what a crash after each step repeats:
     4  now and then, have a snapshot written of the state at          an unfinished one is removed at the next start
        `position`, beside 1 to 3 of the micro-batches that follow
 
+Of a backlog, a thread does the log's part while this one scores, where a core is free for it: it commits the
+micro-batch before, and reads and decodes the next. So the state may be a micro-batch ahead of `position`, and one more
+be read. Neither changes what a crash leaves; before a snapshot is begun, all that was scored is committed.
+
 Recovery takes the newest sound snapshot, replays the events from its position to the committed one without publishing,
 and goes on. By the one rule the replay gives the very state that was lost, so no score is lost, none is published
 twice, and all equal those of a run that never died.
 """
 
-import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from consumers.intake import Intake, MicroBatch
+from consumers.meanwhile import Meanwhile, cores
 from consumers.tally import Tally, sizes_of
-from pipeline.batcher import MicroBatcher
 from pipeline.config import Config
 from pipeline.decoder import Decoder, media_type
 from pipeline.errors import LogError, SnapshotError, UnsoundSnapshot
@@ -34,7 +39,7 @@ from pipeline.events import BadEvent, EventBatch, bad_event
 from pipeline.explain import Explainer
 from pipeline.graph_state import EXPIRED
 from pipeline.live.recent import Recent
-from pipeline.log import PACKED, Log, Move, Read, Record, Underway, clip, read_before
+from pipeline.log import PACKED, Log, Read, Record, read_before
 from pipeline.logs import DEBUG, WARNING, line
 from pipeline.messages import ScoreWriter, dead_letters
 from pipeline.model import Model
@@ -47,9 +52,17 @@ from pipeline.snapshot_store import SnapshotStore
 from pipeline.stats import ServiceStats
 
 STORE_SECONDS = 600  # a snapshot may take so long to be read or written until that counts as hanging
-POLL_SECONDS = 0.1  # the longest that a stop goes unnoticed
-# Between two looks for company: a log asked at every event that comes costs more than the company brings.
-GATHER_SECONDS = 0.002
+AHEAD_EVENTS = 1000  # a micro-batch of fewer gains little: threads wait for one another
+
+
+class _Done(NamedTuple):
+    """A micro-batch that was scored."""
+
+    batch: MicroBatch
+    scored: Scored
+    bad: list[BadEvent]  # in order
+    spam: npt.NDArray[np.bool_]  # (B,) which scores are
+    watermark: float  # the newest time so far, seconds since the epoch
 
 
 @dataclass
@@ -64,12 +77,12 @@ class ScoreConsumer:
     say: Callable[[str], None]  # one line for the operator
     clock: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.perf_counter
+    core_is_free: Callable[[], bool] = lambda: cores() > 1  # for a thread besides
 
     position: int = field(default=0, init=False)  # all before it is applied and committed
     scorer: Scorer = field(init=False)
     # Monotonic seconds when the loop last came round; ahead, by what it may take, while a snapshot is read or written.
     beat: float = field(default=0.0, init=False)
-    read_to: int = field(default=0, init=False)  # the next to read; what lies between waits in the batcher
     snapshot_name: str | None = field(default=None, init=False)  # the one that `recover` has taken
     replayed: int = field(default=0, init=False)  # messages, by `recover`
     _committed: int = field(default=0, init=False)  # where the group stood at the start
@@ -77,6 +90,8 @@ class ScoreConsumer:
     _snapshot_due: float = field(default=0.0, init=False)
     _snapshot_began: float = field(default=0.0, init=False)
     _beside: SnapshotBeside | None = field(default=None, init=False)  # the snapshot that is being written
+    _coming: MicroBatch | None = field(default=None, init=False)  # read ahead
+    _uncommitted: list[_Done] = field(default_factory=list, init=False)  # in order
 
     def __post_init__(self) -> None:
         self._decoder = Decoder(self.model.schema, self.config.score.max_message_bytes)
@@ -92,12 +107,9 @@ class ScoreConsumer:
         self.scorer = Scorer(self.model, self.monotonic)
         if self.config.metrics.port and self.config.metrics.page:
             self.stats.recent = Recent(self.model.schema, self.scorer.graph)
-        self._tally = Tally(self.stats, self.scorer)
+        self._tally = Tally(self.stats)
         self.stats.sizes = partial(sizes_of, self.scorer)
-        # Where commits are cheap, what comes while a micro-batch is scored and committed is the next one: as large as
-        # the load makes it, and nobody waits for company that may never come.
-        wait = self.config.score.max_wait_seconds if self.log.costly_commits else 0.0
-        self._batcher: MicroBatcher[Record] = MicroBatcher(self.config.score.max_batch, wait)
+        self._intake = Intake(self.log, self._topic, self._decoder, self.config.score, self.stats, self.monotonic)
 
     # -- recovery --
 
@@ -109,17 +121,8 @@ class ScoreConsumer:
         self.position, self._committed = committed
         self.stats.position = committed.position
         self._load_snapshot(committed.position)
-        start, self.beat = self.position, self.monotonic()
-        while self.position < self._committed and not stop.is_set():
-            read = self._read_committed()
-            if read.records:
-                events, _ = self._decoder.decode(read.records)
-                self.scorer.score(events)
-            self.replayed += len(read.records)
-            self.position = read.position
-            self.beat = self.monotonic()
-            self.stats.restore_progress = (self.position - start) / (self._committed - start)
-            progress(self.position - start, self._committed - start)
+        self.beat = self.monotonic()
+        self._replay(stop, progress)
         self.stats.restore_progress = 1.0 if self.recovered else self.stats.restore_progress
         self.stats.position = self.position
         self._snapshot_due = self.monotonic() + self.config.score.snapshot_every_seconds
@@ -129,15 +132,38 @@ class ScoreConsumer:
         """Is the state that of the committed position?"""
         return self.position >= self._committed
 
-    def _read_committed(self) -> Read:
-        """Return records before the committed position; it is beyond the log's end if somebody removed events."""
+    def _replay(self, stop: threading.Event, progress: Callable[[int, int], None]) -> None:
+        start = self.position
+        coming = self._read_committed(start)
+        while coming is not None and not stop.is_set():
+            read, events = coming
+            read_on = partial(self._read_committed, read.position)
+            if self.core_is_free():
+                with Meanwhile(read_on) as log_work:
+                    self.scorer.score(events)
+                coming = log_work.result()
+            else:
+                self.scorer.score(events)
+                coming = read_on()
+            self.replayed += len(read.records)
+            self.position = read.position
+            self.beat = self.monotonic()
+            self.stats.restore_progress = (self.position - start) / (self._committed - start)
+            progress(self.position - start, self._committed - start)
+
+    def _read_committed(self, position: int) -> tuple[Read, EventBatch] | None:
+        """Return what lies between `position` and the committed one, or the first of it; None where nothing does."""
+        if position >= self._committed:
+            return None
         end = self.stats.log_end = self.log.end(self._topic)
         if end < self._committed:
             raise LogError(
                 f"the log ends at {end}, but group {self.config.score.group!r} has committed {self._committed}: "
                 "events were removed; start with another --group and an empty --state"
             )
-        return read_before(self.log, self._topic, self.position, self._committed)
+        read = read_before(self.log, self._topic, position, self._committed)
+        events, _ = self._decoder.decode(read.records)
+        return read, events
 
     def _load_snapshot(self, committed: int) -> None:
         for name in self.store.names():
@@ -166,69 +192,80 @@ class ScoreConsumer:
 
     # -- the loop --
 
+    @property
+    def read_to(self) -> int:
+        """The next position to read."""
+        return self._intake.read_to
+
     def run(self, stop: threading.Event, until: int | None = None) -> None:
         """Score until `stop` is set, or up to position `until`; call `finish` to let go in order."""
-        self.read_to = self.position
-        while not stop.is_set() and (until is None or self.read_to < until):
-            now = self.beat = self.monotonic()
-            room = self._batcher.room() if until is None else min(self._batcher.room(), until - self.read_to)
-            read = self.log.read_batch(self._topic, self.read_to, room, self._wait_for_company(now))
-            read = read if until is None else clip(read, until)
-            now = self.monotonic()
-            if read.records:
-                self._tally.note_read(self.read_to, now)
-            self.read_to, self.stats.log_end = read.position, read.end
-            self._batcher.add_all(read.records, now)
-            self._serve(self._batcher.take_if_due(now))
+        self._intake.begin(self.position)
+        while not stop.is_set() and (until is None or self._coming or self.read_to < until):
+            self.beat = self.monotonic()
+            batch, self._coming = self._coming or self._intake.take(until), None
+            if batch is not None:
+                self._serve(batch, until)
             self._tally.take_finished()
             self._snapshot_if_due()
 
-    def _wait_for_company(self, now: float) -> float:
-        """Return how long the log may wait for a record, in seconds; where one waits already, sleep meanwhile."""
-        due_at = self._batcher.due_at()
-        left = max(0.0, min(due_at - now, POLL_SECONDS))
-        if due_at == math.inf or self.read_to < (self.stats.log_end or 0):
-            return left
-        time.sleep(min(left, GATHER_SECONDS))
-        return 0.0
-
     def finish(self) -> None:
         """Score and commit what was read, and write a snapshot, unless one of this position is under way."""
-        self._serve(self._batcher.take_all())
+        for batch in (self._coming, self._intake.take_rest()):
+            if batch is not None:
+                self._uncommitted.append(self._score(batch))
+        self._commit_scored()
         self.log.flush()
         self._tally.take_finished()
         self.snapshot()
 
-    def _serve(self, records: Sequence[Record]) -> None:
-        """Score one micro-batch and commit it."""
-        if not records:
-            return
-        times = [self.monotonic()]
-        events, bad = self._decoder.decode(records)
-        times.append(self.monotonic())
-        scored = self.scorer.score(events, self._explain)
+    def _serve(self, batch: MicroBatch, until: int | None) -> None:
+        """Score a micro-batch and commit it, or leave that to the next call where one is read already."""
+        if self._can_go_ahead(batch):
+            with Meanwhile(partial(self._commit_and_read_on, until)) as log_work:
+                done = self._score(batch)
+            self._coming = log_work.result()
+        else:
+            done = self._score(batch)
+        self._uncommitted.append(done)
+        if self._coming is None:
+            self._commit_scored()
+
+    def _can_go_ahead(self, batch: MicroBatch) -> bool:
+        """Is the log's part of a backlog to be done meanwhile?"""
+        worth_it = self._intake.backlog and len(batch.events) >= AHEAD_EVENTS
+        return worth_it and not self._snapshot_is_due() and self.core_is_free()
+
+    def _commit_and_read_on(self, until: int | None) -> MicroBatch | None:
+        self._commit_scored()
+        return self._intake.take(until, wait=False)
+
+    def _score(self, batch: MicroBatch) -> _Done:
+        scored = self.scorer.score(batch.events, self._explain)
         bad = sorted(
-            [*bad, *expired(self.model.schema, events, scored, records)],
+            [*batch.bad, *expired(self.model.schema, batch.events, scored, batch.records)],
             key=lambda event: (event.position, event.index),
         )
-        began = self.monotonic()
-        underway, spam = self._commit(events, scored, bad)
-        self._tally.note(events, scored, bad, spam)
-        self.stats.position = self.position
-        self._tally.time(len(records), times[1] - times[0], scored)
-        self._tally.expect(underway, began, events.position[scored.event], self.monotonic)
+        spam = self._writer.is_spam(scored)
+        if self.stats.recent is not None:
+            self.stats.recent.note(batch.events, scored, spam)
+        return _Done(batch, scored, bad, spam, self.scorer.graph.watermark)
 
-    def _commit(
-        self, events: EventBatch, scored: Scored, bad: list[BadEvent]
-    ) -> tuple[Underway | None, npt.NDArray[np.bool_]]:
-        topics = self.config.topics
-        messages, spam = self._writer.write(events, scored, self.clock())
-        outputs = {topics.scores: messages, topics.dead_letters: list(dead_letters(bad))}
+    def _commit_scored(self) -> None:
+        """Commit what was scored, each micro-batch by itself."""
+        for done in self._uncommitted:
+            self._commit(done)
+        self._uncommitted = []
+
+    def _commit(self, done: _Done) -> None:
+        topics, move, began = self.config.topics, done.batch.move, self.monotonic()
+        messages = self._writer.write(done.batch.events, done.scored, self.clock())
+        outputs = {topics.scores: messages, topics.dead_letters: list(dead_letters(done.bad))}
         written = {topic: said for topic, said in outputs.items() if said}
-        move = Move(self.position, self.read_to)  # a batch holds all that was read
         underway = self.log.commit(self.config.score.group, {self._topic: move}, written)
-        self.position = self.read_to
-        return underway, spam
+        self.position = self.stats.position = move.position
+        self.stats.last_event_ts = done.watermark
+        self._tally.note(done.batch, done.scored, done.bad, done.spam)
+        self._tally.expect(underway, began, done.batch, done.scored, self.monotonic)
 
     # -- snapshots --
 
@@ -236,12 +273,15 @@ class ScoreConsumer:
         """Begin one when it is time and no event that was read waits for its score; note what has come of the last."""
         if self._beside is not None:
             self._note_snapshot(self._beside.position, self._beside.poll)
-        elif self.monotonic() >= self._snapshot_due and self._batcher.due_at() == math.inf:
+        elif self._snapshot_is_due() and not (self._intake.waits or self._coming):
             self._snapshot_due = self.monotonic() + self.config.score.snapshot_every_seconds
             if self.store.files.forkable:
                 self._begin_snapshot()
             else:
                 self.snapshot()
+
+    def _snapshot_is_due(self) -> bool:
+        return self._beside is None and self.monotonic() >= self._snapshot_due
 
     def _begin_snapshot(self) -> None:
         """Have the state at `position` written by a child process, if it is not written yet."""

@@ -2,6 +2,7 @@
 
 import gc
 import math
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -35,6 +36,7 @@ from pipeline.stats import GroupStats, QualityStats
 
 SHARDS_SHARE = 0.8  # of the time to stop, for batches, commits and snapshots; what is not done then is read again
 LOOK_SECONDS = 0.02  # between two looks at shards of a log that has no group
+SWITCH_SECONDS = 0.0001  # that one thread may keep another waiting for Python
 WARM_NODES = 1500  # more than there is room for at first
 JOIN_SECONDS = 15.0  # to be given a partition, when joining others
 
@@ -60,7 +62,7 @@ def serve_scores(
         check_topics(model.schema, config.topics.events)
         stats = GroupStats(model.version, model.schema.name, REASONS, model.threshold)
         warm_up(model)
-        calm_collector()
+        tune_python()
         open_shard = partial(open_shard_log, log_url, config, say)
         open_store = partial(open_shard_store, state, log_url, config)
         shards = Shards(open_shard, open_store, model, config, stats, say, is_kafka(log_url), until_end, progress)
@@ -154,15 +156,17 @@ def serve_quality(
         return following.report()
 
 
-def calm_collector() -> None:
-    """Let Python's collector of cycles look rarely, and never at what is there by now.
+def tune_python() -> None:
+    """Have Python's collector of cycles look rarely, and never at what is there by now; let threads change quickly.
 
     A consumer makes thousands of small objects for each micro-batch, and hardly a cycle among them: with the usual
-    threshold of 700 the collector would walk them again and again, for nothing.
+    threshold of 700 the collector would walk them again and again, for nothing. And whoever scores comes back from
+    compiled code ten times in a micro-batch, and would wait each time until a thread that decodes has had its 5 ms.
     """
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
+    sys.setswitchinterval(SWITCH_SECONDS)
 
 
 def warm_up(model: Model) -> None:

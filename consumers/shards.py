@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
+from consumers.meanwhile import cores
 from consumers.score import ScoreConsumer
 from pipeline.config import Config
 from pipeline.errors import FencedError, GraphsieveError
@@ -199,7 +200,9 @@ class Shards:
             store = self._open_store(shard.partition)
             stack.callback(store.close)
             say = with_fields(self._say, partition=shard.partition, **self._place)
-            consumer = ScoreConsumer(log, store, self._model, self._config, shard.stats, say)
+            consumer = ScoreConsumer(
+                log, store, self._model, self._config, shard.stats, say, core_is_free=self._core_is_free
+            )
             stack.callback(consumer.close)
             shard.consumer = consumer
             until = self._until(log, shard.partition)
@@ -214,6 +217,10 @@ class Shards:
             if not shard.lost.is_set():
                 consumer.finish()
             shard.done = until is not None and consumer.read_to >= until
+
+    def _core_is_free(self) -> bool:
+        """Is there a core that no shard needs for itself?"""
+        return len(self._shards) < cores()
 
     def _until(self, log: Log, partition: int) -> int | None:
         if not self._until_end:

@@ -1,8 +1,7 @@
 """What a scoring consumer counts about its micro-batches, into the stats of its shard.
 
-note_read      when messages were read
-note, time     at once: events by outcome, scores, dead letters; the time of each stage
-expect         once the log has finished the commit: how long it took, and how old its scores were then
+note      with the commit: events by outcome, scores, dead letters; the time of each stage
+expect    once the log has finished the commit: how long it took, and how old its scores were then
 """
 
 from collections import deque
@@ -12,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.events import BadEvent, EventBatch
+from consumers.intake import MicroBatch
+from pipeline.events import BadEvent
 from pipeline.log import Underway
 from pipeline.schema import EVENT_TYPES
 from pipeline.scorer import Scored, Scorer
@@ -38,21 +38,13 @@ def sizes_of(scorer: Scorer) -> Sizes:
 class Tally:
     """Counts for one shard. Commits are finished in the order in which they were begun."""
 
-    def __init__(self, stats: ServiceStats, scorer: Scorer) -> None:
-        self._stats, self._scorer = stats, scorer
+    def __init__(self, stats: ServiceStats) -> None:
+        self._stats = stats
         self._commits: deque[_Commit] = deque()  # not known to be durable
-        # Of the micro-batch that gathers: the first position of each read, and monotonic seconds.
-        self._read_from: list[int] = []
-        self._read_at: list[float] = []
 
-    def note_read(self, position: int, now: float) -> None:
-        """Note when the messages from `position` on were read, which the next micro-batch holds."""
-        self._read_from.append(position)
-        self._read_at.append(now)
-
-    def note(self, events: EventBatch, scored: Scored, bad: Sequence[BadEvent], spam: npt.NDArray[np.bool_]) -> None:
-        """Count a micro-batch that was scored; `spam` tells which of its B scores are.  # (B,)"""
-        stats = self._stats
+    def note(self, batch: MicroBatch, scored: Scored, bad: Sequence[BadEvent], spam: npt.NDArray[np.bool_]) -> None:
+        """Count a micro-batch whose scores are with the log; `spam` tells which of its B scores are.  # (B,)"""
+        stats, events = self._stats, batch.events
         pairs = np.bincount(events.kind.astype(np.int64) * len(OUTCOMES) + scored.outcome).tolist()
         for pair, count in enumerate(pairs):
             if count:
@@ -64,16 +56,15 @@ class Tally:
             stats.count_dead_letters(event.reason)
         stats.scores += len(scored.score)
         stats.spam += int(np.count_nonzero(spam))
-        stats.last_event_ts = self._scorer.graph.watermark
         stats.score_value.observe(scored.score.astype(np.float64))
-        if stats.recent is not None:
-            stats.recent.note(events, scored, spam)
 
-    def time(self, messages: int, decode: float, scored: Scored) -> None:
+        self._time(batch, scored)
+
+    def _time(self, batch: MicroBatch, scored: Scored) -> None:
         """Count the size of a micro-batch and the seconds of its stages, but for the commit's."""
         stages = self._stats.stage_seconds
-        self._stats.micro_batch_events.observe_one(messages)
-        stages["decode"].observe_one(decode)
+        self._stats.micro_batch_events.observe_one(len(batch.records))
+        stages["decode"].observe_one(batch.decode_seconds)
         for stage in ("A", "B", "C", "D"):
             stages[stage].observe_one(scored.stage_seconds[stage])
 
@@ -81,14 +72,13 @@ class Tally:
         self,
         underway: Underway | None,
         began: float,
-        scored_positions: npt.NDArray[np.int64],
+        batch: MicroBatch,
+        scored: Scored,
         monotonic: Callable[[], float],
     ) -> None:
         """Count the commit of a micro-batch once it is durable, which it is by now where nothing is under way."""
-        reads = np.searchsorted(self._read_from, scored_positions, side="right") - 1
-        read_at = np.array(self._read_at)[reads]
-        self._read_from, self._read_at = [], []
-        self._commits.append(_Commit(underway, began, read_at))
+        reads = np.searchsorted(batch.read_from, batch.events.position[scored.event], side="right") - 1
+        self._commits.append(_Commit(underway, began, np.array(batch.read_at)[reads]))
         if underway is None:
             self._count_commit(monotonic())
 

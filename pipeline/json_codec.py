@@ -34,6 +34,7 @@ from pipeline.schema import Schema, source_of
 from pipeline.sections import EVENT_FIELDS, EVENT_TYPES, LARGEST, Scalar, Weekday, text_of, timestamp
 from pipeline.texts import NONE, Texts
 
+PIECE = 64  # messages: between two pieces a thread that scores may go on
 _Name = str | int | float | None
 _TYPES: dict[str, Any] = {  # what msgspec is to demand where the schema reads a place in this form
     "text": str | None,
@@ -85,7 +86,10 @@ class JsonReader:
     def _parse(self, records: Sequence[Record]) -> tuple[list[Any], Sequence[Record], list[BadEvent]]:
         decode = self._decode
         try:
-            return list(map(decode, map(_VALUE, records))), records, []
+            messages: list[Any] = []
+            for start in range(0, len(records), PIECE):
+                messages += map(decode, map(_VALUE, records[start : start + PIECE]))
+            return messages, records, []
         except (ValueError, RecursionError):
             pass  # one of them is bad: find out which
         messages, good, bad = [], [], []

@@ -1,7 +1,8 @@
-"""A layer for few rows: a matrix product for each branch costs more in calls than in arithmetic there.
+"""What of a layer is compiled: all of it for few rows, and for many what comes after the matrix products.
 
-All branches lie in one run of numbers, in order, so that one compiled call does the whole layer; with zeros behind a
-branch's channels and outputs, so that their numbers are multiples of AT_ONCE and LANES.
+For few rows a product for each branch costs more in calls than in arithmetic. All branches lie in one run of numbers,
+in order, so that one compiled call does the whole layer; with zeros behind a branch's channels and outputs, so that
+their numbers are multiples of AT_ONCE and LANES.
 
     keep   (K,) int32     the channels that each branch reads, branch after branch; branch b has keeps[b]..keeps[b+1]
     weight (M,) float32   strides[b] outputs for each of them; branch b begins at weights[b]
@@ -91,6 +92,14 @@ def forward(packed: Packed, own: Floats, means: Floats, room: Floats, out: Float
     """Write relu outputs of all branches side by side.  # (B, W), (B, R, W), (the largest stride,) -> (B, H)"""
     for i in range(len(own)):
         _row(packed, own[i], means[i], room, out[i])
+
+
+@compiled
+def finish(bias: Floats, out: Floats) -> None:
+    """Make relu outputs of products.  # (H,), (B, H)"""
+    for i in range(len(out)):
+        for o in range(len(bias)):
+            out[i, o] = max(out[i, o] + bias[o], np.float32(0.0))
 
 
 @compiled

@@ -87,7 +87,7 @@ class Sending(NamedTuple):
 
 
 class Log(Protocol):
-    """Topics of messages and the positions of the groups that read them."""
+    """Topics of messages and the positions of the groups that read them. One object serves one thread at a time."""
 
     costly_commits: bool = False  # whether one costs so much that events had better wait for company
 

@@ -27,7 +27,7 @@ LOOK_SECONDS = 0.1
 
 
 class MergedLog(Log):
-    """`topics` of `base` as one topic, named "A,B"; other topics are the base's own. One object serves one thread.
+    """`topics` of `base` as one topic, named "A,B"; other topics are the base's own.
 
     What was read live and is not committed can be read again and is the same, until another consumer commits. Commits
     must be transactions: else a crash could leave scores of an order that no journal tells.

@@ -106,7 +106,7 @@ class _Columns:
         return _Columns(**columns, players=self.players, why=None if self.why is None else self.why[start:stop])
 
     def is_spam(self, threshold: float) -> npt.NDArray[np.bool_]:
-        return self.score.astype(np.float64) >= threshold
+        return _is_spam(self.score, threshold)
 
     def each(self, threshold: float, model: str, scored_at: float) -> Iterator[ScoreMessage]:
         """What a single message says of each score: the one place where the two forms meet."""
@@ -123,6 +123,10 @@ class _Columns:
         added = (self.why.astype(np.float64).round(4) + 0.0).tolist()  # no -0.0
         for one, places, is_spam in zip(added, order, spam, strict=True):
             yield tuple((self.players[place], one[place]) for place in places) if is_spam else UNSET
+
+
+def _is_spam(score: npt.NDArray[np.float32], threshold: float) -> npt.NDArray[np.bool_]:
+    return score.astype(np.float64) >= threshold
 
 
 class ScoreWriter:
@@ -142,13 +146,17 @@ class ScoreWriter:
         self._headers: Headers = about if form == "packed" else (("content-type", JSON.encode()), *about)
         self._write = self._packed if form == "packed" else self._single
 
-    def write(self, events: EventBatch, scored: Scored, now: float) -> tuple[list[Message], npt.NDArray[np.bool_]]:
-        """Return the messages for the scores of `events`, and which of these are spam."""
+    def is_spam(self, scored: Scored) -> npt.NDArray[np.bool_]:
+        """Tell which of the B scores are.  # (B,)"""
+        return _is_spam(scored.score, self._threshold)
+
+    def write(self, events: EventBatch, scored: Scored, now: float) -> list[Message]:
+        """Return the messages for the scores of `events`."""
         place = slice(None) if len(scored.event) == len(events) else scored.event
         ids = events.id[place].known()
         where = events.ts[place], events.position[place], events.index[place]
         columns = _Columns(ids, scored.score, *where, self._players, scored.why)
-        return list(self._write(columns, now)), columns.is_spam(self._threshold)
+        return list(self._write(columns, now))
 
     def _single(self, columns: _Columns, now: float) -> Iterator[Message]:
         values = map(_encode, columns.each(self._threshold, self._model, now))

@@ -34,6 +34,7 @@ from pipeline.transform import Transform
 Floats = npt.NDArray[np.float32]
 FORMAT = 1
 _forward, _classify = direct(layer_kernel.forward), direct(layer_kernel.classify)
+_finish = direct(layer_kernel.finish)
 FEW = 250_000  # multiply-adds: with more, a matrix product for each branch is quicker than the compiled loop
 REPORT = ("training", "pruning", "metrics", "reference")  # no score depends on these
 ARITHMETIC = [
@@ -81,9 +82,9 @@ class Layer:
             if len(branch.keep) < values.shape[1]:
                 values = values[:, branch.keep]
             np.matmul(values, branch.weight, out=out[:, start:stop])
-            out[:, start:stop] += branch.bias
             start = stop
-        return np.maximum(out, 0.0, out=out)
+        _finish(self.packed.bias, out)
+        return out
 
     @cached_property
     def packed(self) -> layer_kernel.Packed:

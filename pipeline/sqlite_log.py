@@ -41,7 +41,7 @@ ERRORS = {
 
 
 class SqliteLog(Log):
-    """The embedded log, one SQLite file.  Many processes may write and read it at once; one object serves one thread.
+    """The embedded log, one SQLite file.  Many processes may write and read it at once.
 
     Cost: some 0.4 µs a message to read and to append, besides 20 µs a call; 2.5 µs to read one that was appended alone.
     """
@@ -147,7 +147,7 @@ class SqliteLog(Log):
         # As a URI, because only that can say "do not create"; isolation_level None: transactions are begun here, not
         # by the module.
         uri = f"{self._path.absolute().as_uri()}?mode={'rwc' if create else 'rw'}"
-        return sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None)
+        return sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None, check_same_thread=False)
 
     def _prepare(self) -> None:
         """Make an empty file a log and refuse any other file that is not one, before anything is written to it."""

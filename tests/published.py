@@ -34,9 +34,9 @@ def written(form: Form, places: list[Place], threshold: float = 0.5, model: str 
     score = np.array([score for _, score, _ in places], np.float32)
     places = np.arange(len(score))
     scored = Scored(places, places, score, np.zeros(len(score), np.uint8), {})
-    messages, spam = ScoreWriter(model, "5c43aa", threshold, form).write(events, scored, now=START + 0.5)
-    assert spam.tolist() == (score.astype(np.float64) >= threshold).tolist()
-    return messages
+    writer = ScoreWriter(model, "5c43aa", threshold, form)
+    assert writer.is_spam(scored).tolist() == (score.astype(np.float64) >= threshold).tolist()
+    return writer.write(events, scored, now=START + 0.5)
 
 
 def read(messages: list[Message]) -> list[ScoreMessage]:

@@ -83,7 +83,7 @@ def test_explicit_lists_hold_what_the_running_sums_hold():
 
 def test_embedded_tells_where_the_time_goes():
     report = told(embedded, events=9000)
-    assert {"decode", "A", "B", "C", "D", "commit", "rest"} <= set(report["ours"]["stage_us_per_event"])
+    assert {"decode", "A", "B", "C", "D", "commit", "all"} <= set(report["ours"]["stage_us_per_event"])
 
 
 def test_train_tells_the_seconds_of_each_part():

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from consumers.service import calm_collector
+from consumers.service import tune_python
 from pipeline.bench.core_peers import FAN_OUT, MessagePassing, TorchCached, Trees, one_thread
 from pipeline.bench.embedded import stream
 from pipeline.bench.explicit_lists import explicit_lists
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> Report:
     """Measure; return the report."""
     around = surroundings(args)
     one_thread()
-    calm_collector()  # as consumers do
+    tune_python()  # as consumers do
     name, made = _stream(args.events)
     inputs, hidden, outputs = WIDTHS.values()
     model = random_model(made.schema, made.transform, outputs, inputs, hidden)

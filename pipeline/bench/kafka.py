@@ -26,7 +26,7 @@ from functools import partial
 from statistics import median
 from typing import Any
 
-from consumers.service import calm_collector
+from consumers.service import tune_python
 from pipeline.bench import embedded, kafka_latency
 from pipeline.bench.kafka_brokers import brokers, called
 from pipeline.bench.kafka_process import clients
@@ -86,7 +86,7 @@ def tables(report: Report) -> list[Table]:
 def _calm() -> Iterator[None]:
     """Collect garbage as the deployed scorer does, for all contenders, the bare loops too."""
     usual = gc.get_threshold()
-    calm_collector()
+    tune_python()
     try:
         yield
     finally:

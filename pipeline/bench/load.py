@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from consumers.score import ScoreConsumer
-from consumers.service import calm_collector, warm_up
+from consumers.service import tune_python, warm_up
 from pipeline.bench.models import WIDTHS, some_model, synthetic_schema
 from pipeline.bench.surroundings import Report, surroundings
 from pipeline.config import Config, load_config
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> Report:
     inputs, hidden, outputs = WIDTHS.values()
     model = some_model(synthetic_schema(), outputs, inputs, hidden)
     warm_up(model)
-    calm_collector()
+    tune_python()
     contenders = {"ours": SqliteLog, "waiting": PatientLog}
     found: dict[str, list[Figures]] = {who: [] for who in contenders}
 

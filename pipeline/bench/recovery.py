@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from statistics import median
 
-from consumers.service import calm_collector
+from consumers.service import tune_python
 from pipeline.bench.models import WIDTHS, some_model, synthetic_schema
 from pipeline.bench.soak import BATCH
 from pipeline.bench.surroundings import Report, surroundings
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> Report:
     while scorer.graph.row_count < (args.events or NODES):
         events += BATCH * len(list(batches(scorer, schema, list(islice(stream, 50 * BATCH)))))
     filling = time.perf_counter() - began
-    calm_collector()  # as consumers do: a walk over all objects copies every page of theirs
+    tune_python()  # as consumers do: a walk over all objects copies every page of theirs
     tail, meanwhile = list(islice(stream, TAIL)), list(islice(stream, MEANWHILE))
     still, load, alone, fork, beside, write = [], [], [], [], [], []
     with tempfile.TemporaryDirectory() as folder:

@@ -26,7 +26,7 @@ Writer = TransactionalWriter | EarlyWriter
 
 
 class KafkaLog(Log):
-    """One object serves one thread. Without a `partition`: a topic's only one, and keys decide where appends go.
+    """Without a `partition`: a topic's only one, and keys decide where appends go.
 
     `append` is idempotent, but no transaction: where it fails, the first of the messages may have been appended.
     """
