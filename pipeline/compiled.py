@@ -16,6 +16,11 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
+import numpy.typing as npt
+from llvmlite import ir
+from numba.core import cgutils
+from numba.extending import intrinsic
+from numba.np import arrayobj
 
 # The modules with compiled functions, and those whose constants they take up; a test holds the list to the imports.
 SOURCES = (
@@ -102,6 +107,33 @@ def inlined_fused(function: F) -> F:
     """Likewise; a product and the sum that it goes into are rounded once, where the processor can."""
     jitted: F = _jit_fused(function)
     return jitted
+
+
+_arrays: Any = arrayobj
+_code: Any = cgutils
+
+
+@intrinsic
+def _prefetch(_context: Any, array: Any, index: Any) -> Any:
+    """The signature and the code of `prefetch`, for numba."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        it = _arrays.make_array(signature.args[0])(context, builder, args[0])
+        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        (stride, *_) = _code.unpack_tuple(builder, it.strides)
+        place = builder.gep(builder.bitcast(it.data, byte), [builder.mul(args[1], stride)])
+        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        fetch = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
+        builder.call(fetch, [place, number(0), number(3), number(1)])  # to be read, to stay near, no code
+        return context.get_dummy_value()
+
+    return numba.types.void(array, numba.types.intp), emit
+
+
+# prefetch(array, index), for compiled code: have the processor fetch the line where array[index] begins, and go on.
+# Of some forty lines that an event needs few are near the processor once a graph has a million nodes; those that are
+# asked for in time come together. Any index will do, for nothing is read.
+prefetch = cast(Callable[[npt.NDArray[Any], int], None], _prefetch)
 
 
 def is_plain(array: Any, dtype: Any) -> bool:

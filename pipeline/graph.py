@@ -162,7 +162,7 @@ class Graph:
         groups, width = len(self._schema.groups), len(self._schema.channel_names) - len(self._schema.own_channels)
         targets = Targets(*(np.empty(n, dtype) for dtype in (np.int64, np.int64, np.int32)))
         return Result(
-            row=np.empty(n, np.int32), group_lists=np.empty((groups, n), np.int32),
+            tags=np.empty(max(n, m), np.int64), row=np.empty(n, np.int32), group_lists=np.empty((groups, n), np.int32),
             edge_start=np.empty(n + 1, np.int64), edge_row=np.empty(m, np.int32),
             outcome=np.empty(n, np.uint8), counts=np.zeros(1, COUNTS), log=log, entries=np.empty(n, ENTRY),
             channels=np.empty((n, width), np.float32), targets=targets, kept=np.empty(n, KEPT),

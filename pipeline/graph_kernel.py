@@ -4,7 +4,7 @@ The loop returns before an event for which the operation log might be too short,
 a step first reckons its worst case, then acts, so it never stops midway.
 """
 
-from pipeline.compiled import compiled, inlined
+from pipeline.compiled import compiled, inlined, prefetch
 from pipeline.graph_lists import (
     add_link,
     arrival_channels,
@@ -45,6 +45,7 @@ from pipeline.names_kernel import Table
 from pipeline.operations import NEW, READ
 
 NO_ROOM = -1
+FAR_AHEAD, NEAR_AHEAD = 8, 4  # events: memory takes as long as one or two, and a second look as long again
 
 
 @compiled
@@ -60,6 +61,7 @@ def run(g: State, rules: Rules, ids: Table, keys: Table, batch: Batch, out: Resu
         number(g, rules, ids, keys, batch, out)
         counts.entries, counts.targets, counts.kept, counts.operations = 0, 0, 0, 0
     for e in range(start, len(batch.kind)):
+        _fetch(g, batch, out, e)
         kind = batch.kind[e]
         if kind != RETRACT:
             meta.watermark = max(meta.watermark, batch.ts[e])
@@ -84,6 +86,53 @@ def run(g: State, rules: Rules, ids: Table, keys: Table, batch: Batch, out: Resu
             g.rows[row].fresh = -1
     free_idle(g, ids, keys)
     return len(batch.kind)
+
+
+# ---- what will be read ----
+
+
+@inlined
+def _fetch(g: State, batch: Batch, out: Result, e: int) -> None:
+    """Have what coming events will read fetched: first where their lists are, then what follows from that."""
+    if e + FAR_AHEAD < len(batch.kind):
+        _fetch_lists(g, batch, out, e + FAR_AHEAD)
+    if e + NEAR_AHEAD < len(batch.kind):
+        _fetch_from_lists(g, batch, out, e + NEAR_AHEAD)
+
+
+@inlined
+def _fetch_lists(g: State, batch: Batch, out: Result, e: int) -> None:
+    if batch.kind[e] != NODE:
+        prefetch(g.owner, out.row[e])
+        return
+    for group in range(len(out.group_lists)):
+        own = out.group_lists[group, e]
+        if own >= 0:
+            prefetch(g.lists, own)
+            prefetch(g.lists, own + 1)  # the line in which it ends
+            prefetch(g.arrivals, own)
+            prefetch(g.level_sums, own)
+            _fetch_judged(g, own)
+
+
+@inlined
+def _fetch_from_lists(g: State, batch: Batch, out: Result, e: int) -> None:
+    if batch.kind[e] == NODE:
+        for group in range(len(out.group_lists)):
+            own = out.group_lists[group, e]
+            if own >= 0 and g.lists[own].last >= 0:
+                prefetch(g.links, g.lists[own].last)
+    elif batch.kind[e] == LABEL:
+        for r in range(g.owner.shape[1]):
+            if g.owner[out.row[e], r] >= 0:
+                _fetch_judged(g, g.owner[out.row[e], r])
+
+
+@inlined
+def _fetch_judged(g: State, own: int) -> None:
+    prefetch(g.judged, own)
+    prefetch(g.labelled, own)
+    prefetch(g.spam, own)
 
 
 # ---- the five events ----

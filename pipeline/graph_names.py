@@ -7,7 +7,7 @@ a label for an unknown id named, go back with their names at the end of the batc
 from pipeline.compiled import compiled, inlined
 from pipeline.graph_lists import note_idle_list, note_idle_row, take_list
 from pipeline.graph_state import ABSENT, Batch, Result, Rules, State
-from pipeline.names_kernel import Table, find, hash_of, is_full, put, release
+from pipeline.names_kernel import Table, find, hash_all, is_full, put, release
 from pipeline.texts_kernel import Column, Data
 
 
@@ -45,17 +45,20 @@ def size_of(texts: Column) -> int:
 def number(g: State, rules: Rules, ids: Table, keys: Table, batch: Batch, out: Result) -> None:
     """Give every name of the batch a row or a list."""
     _find_edges(batch, out)
+    own, other, key, tags = batch.id, batch.edge_other, batch.keys, out.tags
+    hash_all(ids, own.data, own.start, own.length, 0, tags)
     for e in range(len(batch.kind)):
-        out.row[e] = _row_of(g, ids, batch.id.data, batch.id.start[e], batch.id.length[e])
-    other, key = batch.edge_other, batch.keys
+        out.row[e] = _row_of(g, ids, own.data, own.start[e], own.length[e], tags[e])
+    hash_all(ids, other.data, other.start, other.length, 0, tags)
     for i in range(len(batch.edge_event)):
-        out.edge_row[i] = _row_of(g, ids, other.data, other.start[i], other.length[i])
+        out.edge_row[i] = _row_of(g, ids, other.data, other.start[i], other.length[i], tags[i])
     for relation in range(len(rules.group_of)):
         group = rules.group_of[relation]
         if group >= 0:
+            starts, lengths = key.start[group], key.length[group]
+            hash_all(keys, key.data, starts, lengths, relation, tags)
             for e in range(len(batch.kind)):
-                start, length = key.start[group, e], key.length[group, e]
-                out.group_lists[group, e] = _list_of(g, keys, key.data, start, length, relation)
+                out.group_lists[group, e] = _list_of(g, keys, key.data, starts[e], lengths[e], relation, tags[e])
 
 
 @inlined
@@ -70,8 +73,7 @@ def _find_edges(batch: Batch, out: Result) -> None:
 
 
 @inlined
-def _row_of(g: State, ids: Table, data: Data, start: int, length: int) -> int:
-    tag = hash_of(data, start, length, 0, ids.meta[0].key)
+def _row_of(g: State, ids: Table, data: Data, start: int, length: int, tag: int) -> int:
     slot = find(ids, data, start, length, 0, tag)
     if slot >= 0:
         return int(ids.slots[slot].index)
@@ -97,10 +99,9 @@ def _take_row(g: State) -> int:
 
 
 @inlined
-def _list_of(g: State, keys: Table, data: Data, start: int, length: int, relation: int) -> int:
+def _list_of(g: State, keys: Table, data: Data, start: int, length: int, relation: int, tag: int) -> int:
     if length < 0:
         return -1
-    tag = hash_of(data, start, length, relation, keys.meta[0].key)
     slot = find(keys, data, start, length, relation, tag)
     if slot >= 0:
         return int(keys.slots[slot].index)

@@ -90,6 +90,7 @@ class Targets(NamedTuple):
 class Result(NamedTuple):
     """What the loop fills in: room for n events and m edges, of which a micro-batch takes what it needs."""
 
+    tags: Array  # (n or m,) int64: of names, while they are looked up
     row: Array  # (n,) what the event's id stands for
     group_lists: Array  # (groups, n) list of each group key, -1 none
     edge_start: Array  # (n + 1,) the edges of event e are edge_start[e] .. edge_start[e + 1]

@@ -15,11 +15,15 @@ Memory: 8 * L * W bytes.
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.compiled import compiled
+from pipeline.compiled import compiled, prefetch
 from pipeline.operations import ADD, READ
 from pipeline.room import Room
 
 Floats = npt.NDArray[np.float32]
+
+
+AHEAD = 10  # operations: memory takes as long as two or three
+LINE = 8  # numbers that a line of the processor's cache holds
 
 
 class Lists:
@@ -54,6 +58,10 @@ def obey(
     width, relations = sums.shape[1], means.shape[1]
     means[:] = 0.0
     for i in range(len(log)):
+        if i + AHEAD < len(log):
+            soon = sums[log[i + AHEAD].list]
+            for c in range(0, width, LINE):
+                prefetch(soon, c)
         operation = log[i]
         total, weight, source = sums[operation.list], operation.weight, operation.source
         if operation.kind == ADD:

@@ -1,16 +1,18 @@
 """The compiled code of names: one name at a time, in a table of plain arrays (`names` says what they mean)."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.compiled import compiled, inlined
+from pipeline.compiled import compiled, inlined, prefetch
 from pipeline.texts_kernel import Data
 
 SLOT = np.dtype([("tag", "u4"), ("index", "i4")])  # the hash; -1: free
 ENTRY = np.dtype([("start", "i8"), ("length", "i2"), ("space", "i2")])  # a name has four LONGEST_NAME bytes at most
 META = np.dtype([("count", "i8"), ("used", "i8"), ("lost", "i8"), ("key", "u8")])  # bytes of text used, in holes
+
+Numbers = npt.NDArray[Any]
 
 
 class Table(NamedTuple):
@@ -46,6 +48,22 @@ def _folded(a: np.uint64, b: np.uint64) -> np.uint64:
     middle = (a >> half) * (b & low) + (((a & low) * (b & low)) >> half)
     other = (a & low) * (b >> half) + (middle & low)
     return ((a >> half) * (b >> half) + (middle >> half) + (other >> half)) ^ (a * b)
+
+
+@inlined
+def hash_all(table: Table, data: Data, start: Numbers, length: Numbers, space: int, tags: Numbers) -> None:
+    """Write the hashes of names, and have fetched what `find` will read of the table.  # (n,)
+
+    A look-up waits for memory for its slot, and then for its entry; here all names wait together.
+    """
+    mask = len(table.slots) - 1
+    for i in range(len(start)):
+        tags[i] = hash_of(data, start[i], length[i], space, table.meta[0].key)
+        prefetch(table.slots, tags[i] & mask)
+    for i in range(len(start)):
+        index = table.slots[tags[i] & mask].index
+        if index >= 0:
+            prefetch(table.entries, index)
 
 
 @inlined
