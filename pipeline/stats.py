@@ -1,8 +1,8 @@
 """What a consumer counts about itself: plain numbers, written by its loop, read by `metrics` at scrape.
 
-No lock: one thread writes the stats of a shard, every field is one number or one object, and the keys of every dict are
-there from the start (a dict that grows while the scrape walks it raises). So the label values are bounded too: a word
-outside the known ones counts as "other".
+No lock: one thread at a time writes the stats of a shard, every field is one number or one object, and the keys of
+every dict are there from the start (a dict that grows while the scrape walks it raises). So the label values are
+bounded too: a word outside the known ones counts as "other".
 """
 
 import math
