@@ -2,6 +2,7 @@
 
 import random
 import threading
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from pipeline.errors import LogError
 from pipeline.events import REASONS
 from pipeline.log import Message
 from pipeline.scorer import Scorer
-from pipeline.snapshot_store import open_store
+from pipeline.snapshot_store import SnapshotStore, open_store
 from pipeline.stats import ServiceStats
 
 MODEL = random_model(world())
@@ -192,20 +193,35 @@ def test_a_stop_finishes_what_was_read_ahead(tmp_path, monkeypatch):
         assert consumer.stats.scores == len(log.topics["scores"]) == consumer.position
 
 
-def test_snapshots_of_a_backlog_are_of_committed_positions_and_sound(tmp_path):
+def written_since(store: SnapshotStore, names: list[str]) -> bool:
+    deadline = time.monotonic() + WAITS
+    while store.names() == names and time.monotonic() < deadline:
+        time.sleep(0.001)
+    return store.names() != names
+
+
+def test_snapshots_of_a_backlog_are_of_committed_positions_and_sound(tmp_path, monkeypatch):
     ahead, alone, chance = log_of(nodes(3000)), log_of(nodes(3000)), random.Random(0)
     serve(alone, tmp_path / "alone", free=False)
-    snapshots = 0
-    for _ in range(6):
-        ahead.crash_before_commit(ahead.commits + chance.randint(60, 120))
-        with pytest.raises(Crash), closing(consumer_of(ahead, tmp_path / "ahead", snapshot_every="2ms")) as consumer:
+    for run in range(6):
+        crash = ahead.commits + chance.randint(60, 120)
+        with closing(consumer_of(ahead, tmp_path / "ahead", snapshot_every="2ms")) as consumer:
             consumer.recover(threading.Event())
-            committed = ahead.committed("graphsieve", "events").position
-            assert consumer.position == committed
-            snapshots += consumer.snapshot_name is not None
-            consumer.run(threading.Event(), 3000)
+            assert consumer.position == ahead.committed("graphsieve", "events").position
+            assert (consumer.snapshot_name is None) == (run == 0)
+            before = consumer.store.names()
+
+            def commit(*args, store=consumer.store, before=before, crash=crash, **options):
+                if ahead.commits == crash:
+                    assert written_since(store, before)
+                    raise Crash
+                WatchedLog.commit(ahead, *args, **options)
+
+            monkeypatch.setattr(ahead, "commit", commit)
+            with pytest.raises(Crash):
+                consumer.run(threading.Event(), 3000)
+            monkeypatch.undo()
     serve(ahead, tmp_path / "ahead")
-    assert snapshots > 0
     assert "meanwhile" in ahead.committed_by
     assert_same_outputs(ahead, alone)
 
