@@ -131,7 +131,10 @@ def _config(place: Place, contender: Contender, group: str) -> Config:
 
 
 def _parts(stats: ServiceStats, in_log: Mapping[str, float], seconds: float, events: int) -> dict[str, float]:
-    """Where the loop's time went, microseconds an event; a commit is finished beside the loop, which waits for it."""
+    """Where the time went, microseconds an event; a commit is finished beside the loop, which waits for it.
+
+    Of a backlog a thread polls, decodes and commits while another scores, so that `rest` may be less than nothing.
+    """
     parts: dict[str, float] = {stage: stats.stage_seconds[stage].sum for stage in STAGES} | dict(in_log)
     parts["rest"] = seconds - sum(parts.values())
     return {part: parts[part] / events * 1e6 for part in PARTS}
