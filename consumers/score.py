@@ -41,7 +41,7 @@ from pipeline.graph_state import EXPIRED
 from pipeline.live.recent import Recent
 from pipeline.log import PACKED, Log, Read, Record, read_before
 from pipeline.logs import DEBUG, WARNING, line
-from pipeline.messages import ScoreWriter, dead_letters
+from pipeline.messages import ScoreWriter, dead_letters, is_spam
 from pipeline.model import Model
 from pipeline.packed_codec import encode_packed
 from pipeline.schema import Schema
@@ -245,7 +245,7 @@ class ScoreConsumer:
             [*batch.bad, *expired(self.model.schema, batch.events, scored, batch.records)],
             key=lambda event: (event.position, event.index),
         )
-        spam = self._writer.is_spam(scored)
+        spam = is_spam(scored.score, self.model.threshold)
         if self.stats.recent is not None:
             self.stats.recent.note(batch.events, scored, spam)
         return _Done(batch, scored, bad, spam, self.scorer.graph.watermark)

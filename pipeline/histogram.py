@@ -7,8 +7,8 @@ A latency's edges run from 1 µs to 1000 s and are at most 3 % apart, so a perce
 latency being kept: 721 edges, 6 KB. Every 1, 2 and 5 of a decade is an edge *exactly*, so the coarse buckets that
 Prometheus gets are sums of fine ones, not estimates.
 
-Written by one thread and read by another (the scrape) without a lock: each reading copies `counts` in one step, so its
-buckets and its count agree; its sum may be a micro-batch ahead or behind.
+Written by one thread at a time and read by another (the scrape) without a lock: each reading copies `counts` in one
+step, so its buckets and its count agree; its sum may be a micro-batch ahead or behind.
 """
 
 import math

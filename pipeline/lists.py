@@ -21,8 +21,7 @@ from pipeline.room import Room
 
 Floats = npt.NDArray[np.float32]
 
-
-AHEAD = 10  # operations: memory takes as long as two or three
+AHEAD = 10  # operations; six did as well
 LINE = 8  # numbers that a line of the processor's cache holds
 
 

@@ -105,13 +105,10 @@ class _Columns:
         columns = {name: column[start:stop] for name, column in vars(self).items() if name in ("id", *_BUFFERS)}
         return _Columns(**columns, players=self.players, why=None if self.why is None else self.why[start:stop])
 
-    def is_spam(self, threshold: float) -> npt.NDArray[np.bool_]:
-        return _is_spam(self.score, threshold)
-
     def each(self, threshold: float, model: str, scored_at: float) -> Iterator[ScoreMessage]:
         """What a single message says of each score: the one place where the two forms meet."""
         score = self.score.astype(np.float64).round(8).tolist()
-        spam, ts = self.is_spam(threshold).tolist(), self.ts.tolist()
+        spam, ts = is_spam(self.score, threshold).tolist(), self.ts.tolist()
         position, index = self.position.tolist(), self.index.tolist()
         same = repeat(threshold), repeat(model)
         said = (self.id, score, spam, *same, ts, position, index, repeat(scored_at))
@@ -121,11 +118,12 @@ class _Columns:
         assert self.why is not None
         order = np.argsort(-np.abs(self.why), axis=1, kind="stable").tolist()
         added = (self.why.astype(np.float64).round(4) + 0.0).tolist()  # no -0.0
-        for one, places, is_spam in zip(added, order, spam, strict=True):
-            yield tuple((self.players[place], one[place]) for place in places) if is_spam else UNSET
+        for one, places, told in zip(added, order, spam, strict=True):
+            yield tuple((self.players[place], one[place]) for place in places) if told else UNSET
 
 
-def _is_spam(score: npt.NDArray[np.float32], threshold: float) -> npt.NDArray[np.bool_]:
+def is_spam(score: npt.NDArray[np.float32], threshold: float) -> npt.NDArray[np.bool_]:
+    """Tell which scores are.  # (B,) -> (B,)"""
     return score.astype(np.float64) >= threshold
 
 
@@ -145,10 +143,6 @@ class ScoreWriter:
         # One object in all messages, so that a log need not translate it for each.
         self._headers: Headers = about if form == "packed" else (("content-type", JSON.encode()), *about)
         self._write = self._packed if form == "packed" else self._single
-
-    def is_spam(self, scored: Scored) -> npt.NDArray[np.bool_]:
-        """Tell which of the B scores are.  # (B,)"""
-        return _is_spam(scored.score, self._threshold)
 
     def write(self, events: EventBatch, scored: Scored, now: float) -> list[Message]:
         """Return the messages for the scores of `events`."""
@@ -171,7 +165,7 @@ class ScoreWriter:
         packed = _Packed(self._model, self._schema, self._threshold, now, columns.id, **buffers)
         if columns.why is not None:
             packed.players = self._players
-            packed.why = columns.why[columns.is_spam(self._threshold)].astype("<f4").tobytes()
+            packed.why = columns.why[is_spam(columns.score, self._threshold)].astype("<f4").tobytes()
         value = _encode_packed(packed)
         if count > 1 and len(value) > MAX_BYTES:
             yield from self._packed(columns.part(0, count // 2), now)
@@ -211,7 +205,7 @@ def _unpacked(value: bytes) -> Iterator[ScoreMessage]:
 
 def _read_why(columns: _Columns, players: list[str], why: npt.NDArray[np.float32], threshold: float) -> None:
     """Give each score that is spam its reasons; ValueError where they are not as many."""
-    spam = columns.is_spam(threshold)
+    spam = is_spam(columns.score, threshold)
     columns.players, columns.why = players, np.full((len(columns), len(players)), np.nan, np.float32)
     columns.why[spam] = why.reshape(int(spam.sum()), len(players))
     if not np.isfinite(columns.why[spam]).all():

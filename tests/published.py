@@ -14,7 +14,7 @@ from pipeline.config import Config, Scores
 from pipeline.decoder import Decoder
 from pipeline.events import REASONS
 from pipeline.log import Message, Record
-from pipeline.messages import ScoreMessage, ScoreReader, ScoreWriter
+from pipeline.messages import ScoreMessage, ScoreReader, ScoreWriter, is_spam
 from pipeline.model import Model
 from pipeline.scorer import Scored
 from pipeline.snapshot_store import open_store
@@ -34,9 +34,8 @@ def written(form: Form, places: list[Place], threshold: float = 0.5, model: str 
     score = np.array([score for _, score, _ in places], np.float32)
     places = np.arange(len(score))
     scored = Scored(places, places, score, np.zeros(len(score), np.uint8), {})
-    writer = ScoreWriter(model, "5c43aa", threshold, form)
-    assert writer.is_spam(scored).tolist() == (score.astype(np.float64) >= threshold).tolist()
-    return writer.write(events, scored, now=START + 0.5)
+    assert is_spam(score, threshold).tolist() == (score.astype(np.float64) >= threshold).tolist()
+    return ScoreWriter(model, "5c43aa", threshold, form).write(events, scored, now=START + 0.5)
 
 
 def read(messages: list[Message]) -> list[ScoreMessage]:

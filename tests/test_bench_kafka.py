@@ -37,7 +37,7 @@ def test_the_breakdown_adds_up_to_the_whole_time(report: dict):
     for figures in (report["ours"], report["ours"]["packed"]):
         parts = figures["us_per_event"]
         assert {"poll", "decode", "A", "B", "C", "D", "messages", "commit"} < set(parts)
-        assert min(took for part, took in parts.items() if part != "rest") >= 0.0
+        assert min(parts.values()) >= -0.01
         assert sum(parts.values()) == pytest.approx(1e6 / figures["events_per_s"], rel=0.01)
 
 

@@ -144,14 +144,14 @@ def map_records(lines: list[bytes]):
 
 
 def kill_at_random(model: Path, folder: Path, lines: list[bytes], kills: int, seed: int) -> Path:
-    """Serve the log with constant snapshots, killed -9 again and again, then let it finish.
+    """Serve the log with tiny batches and constant snapshots, killed -9 again and again, then let it finish.
 
-    In tiny batches, and at last in some that are large enough to be read ahead.
+    After the last of these kills come half as many in batches that are large enough to be read ahead.
     """
     path, chance = fill(folder, lines), random.Random(seed)
     usual = [*scoring(model, path, folder / "state"), "--until-end"]
-    for kill in range(kills):
-        process = graphsieve(*usual, "--max-batch", 64 if kill < kills // 2 else 1024, "--snapshot-every", "30ms")
+    for batch in [64] * kills + [1024] * (kills // 2):
+        process = graphsieve(*usual, "--max-batch", batch, "--snapshot-every", "30ms")
         # Spread over start, recovery, batches, commits and snapshots: measured from when the log begins to move.
         wait_for_progress(path, process)
         time.sleep(chance.uniform(0, 0.25))

@@ -2,7 +2,7 @@
 
 In one run, on one broker of the bench's own (or the one that --log names), in turn and repeated:
 
-    pruned 4x           ours: the real consumer, single JSON messages, exactly once
+    pruned 4x           ours: the real consumer on one thread, single JSON messages, exactly once
     unpruned            the same engine, all channels
     at least once       ours, positions committed behind the acknowledged scores
     confluent           ours with kafka.client = "confluent", where that is installed

@@ -93,14 +93,19 @@ class _TimedLog(KafkaLog):
 
 
 def serve(place: Place, contender: Contender, group: str) -> dict[str, Any]:
-    """Run the consumer over the whole topic, until all is committed; snapshots are left out."""
+    """Run the consumer over the whole topic, until all is committed; snapshots are left out.
+
+    On one thread, as where each core has a shard: what two do at once would not add up to the time that it takes.
+    """
     config = _config(place, contender, group)
     stats = ServiceStats(reasons=REASONS)
     warm_up(contender.model)
     log = _TimedLog(place.cluster(contender))
     with tempfile.TemporaryDirectory() as folder:
         store = open_store(folder, "", config.score.snapshots_kept)
-        consumer = ScoreConsumer(log, store, contender.model, config, stats, say=lambda line: None, clock=log.clock)
+        consumer = ScoreConsumer(
+            log, store, contender.model, config, stats, lambda line: None, log.clock, core_is_free=lambda: False
+        )
         consumer.recover(threading.Event())
         end = log.end(config.topics.events)
         cpu, began = time.process_time(), time.perf_counter()
@@ -131,10 +136,7 @@ def _config(place: Place, contender: Contender, group: str) -> Config:
 
 
 def _parts(stats: ServiceStats, in_log: Mapping[str, float], seconds: float, events: int) -> dict[str, float]:
-    """Where the time went, microseconds an event; a commit is finished beside the loop, which waits for it.
-
-    Of a backlog a thread polls, decodes and commits while another scores, so that `rest` may be less than nothing.
-    """
+    """Where the loop's time went, microseconds an event; a commit is finished beside the loop, which waits for it."""
     parts: dict[str, float] = {stage: stats.stage_seconds[stage].sum for stage in STAGES} | dict(in_log)
     parts["rest"] = seconds - sum(parts.values())
     return {part: parts[part] / events * 1e6 for part in PARTS}
