@@ -36,7 +36,7 @@ from pipeline.stats import GroupStats, QualityStats
 
 SHARDS_SHARE = 0.8  # of the time to stop, for batches, commits and snapshots; what is not done then is read again
 LOOK_SECONDS = 0.02  # between two looks at shards of a log that has no group
-SWITCH_SECONDS = 0.0001  # that one thread may keep another waiting for Python
+SWITCH_SECONDS = 0.00005  # that one thread may keep another waiting for Python
 WARM_NODES = 1500  # more than there is room for at first
 JOIN_SECONDS = 15.0  # to be given a partition, when joining others
 

@@ -24,7 +24,7 @@ from numba.np import arrayobj
 
 # The modules with compiled functions, and those whose constants they take up; a test holds the list to the imports.
 SOURCES = (
-    "compiled", "texts_kernel", "names_kernel", "operations", "graph_state", "graph_lists", "graph_names",
+    "compiled", "texts_kernel", "names_kernel", "operations", "graph_state", "logarithm", "graph_lists", "graph_names",
     "graph_kernel", "room", "lists", "cache", "transform", "stage_kernel", "layer_kernel", "whole_graph_kernel",
     "fit_kernel",
 )  # fmt: skip
@@ -80,7 +80,8 @@ def cache_folder() -> Path | None:
 
 # No reference counts: nothing that is compiled here allocates, the caller holds every array, and counting all arrays of
 # the graph's state at every call of a small function made the loop four times slower.
-_SETTINGS = {"cache": _folder is not None, "nogil": True, "_nrt": False}
+# Nor does a division look whether it is by zero, or no loop with one would take several numbers at a time.
+_SETTINGS = {"cache": _folder is not None, "nogil": True, "error_model": "numpy", "_nrt": False}
 _jit, _jit_inlined = _numba.njit(**_SETTINGS), _numba.njit(**_SETTINGS, forceinline=True)
 _jit_fused = _numba.njit(**_SETTINGS, fastmath={"contract"}, forceinline=True)
 

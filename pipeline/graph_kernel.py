@@ -20,6 +20,7 @@ from pipeline.graph_lists import (
     remove_link,
     row_cost,
     take_list,
+    take_logarithms,
     worst_case,
 )
 from pipeline.graph_names import free_idle, has_room, number
@@ -65,7 +66,9 @@ def run(g: State, rules: Rules, ids: Table, keys: Table, batch: Batch, out: Resu
         kind = batch.kind[e]
         if kind != RETRACT:
             meta.watermark = max(meta.watermark, batch.ts[e])
-        if not _expire(g, rules, out) or not fits(g, out, worst_case(g, rules, batch, out, e)):
+        if not _expire(g, rules, out):
+            return e
+        if kind != LABEL and not fits(g, out, worst_case(g, rules, batch, out, e)):  # a label moves no sums
             return e
         if kind == NODE:
             out.outcome[e] = _node(g, rules, batch, out, e)
@@ -84,6 +87,7 @@ def run(g: State, rules: Rules, ids: Table, keys: Table, batch: Batch, out: Resu
             kept.entry, kept.row = entry, row
             counts.kept += 1
             g.rows[row].fresh = -1
+    take_logarithms(g, rules, out)
     free_idle(g, ids, keys)
     return len(batch.kind)
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from pipeline.compiled import inlined
 from pipeline.graph_state import FAR, LIVE, NEVER, PRECISION, Batch, Result, Rules, State
+from pipeline.logarithm import log1p
 from pipeline.operations import ADD, SCALE
 
 
@@ -307,27 +308,27 @@ def _count_member_label(g: State, rules: Rules, own: int, row: int, sign: float)
 
 @inlined
 def arrival_channels(g: State, rules: Rules, out: Result, entry: int, row: int) -> None:
-    """log1p of the list's count, of the seconds since its last arrival, and of its decayed arrival counts."""
+    """The list's count, the seconds since its last arrival, and its decayed counts; logarithms are taken later."""
     now, c = g.meta[0].watermark, 0
     for r in range(g.owner.shape[1]):
         own = g.owner[row, r]
         known = own >= 0 and g.lists[own].counted_at > -np.inf
-        out.channels[entry, c] = np.log1p(float(g.lists[own].count)) if own >= 0 else 0.0
-        out.channels[entry, c + 1] = np.log1p(now - g.lists[own].counted_at if known else NEVER)
+        out.channels[entry, c] = g.lists[own].count if own >= 0 else 0.0
+        out.channels[entry, c + 1] = now - g.lists[own].counted_at if known else NEVER
         c += 2
         for a in range(len(rules.arrival_half_lives)):
             value = 0.0
             if known:
                 fading = _faded(now - g.lists[own].counted_at, rules.arrival_half_lives[a])
-                value = np.log1p(g.arrivals[own, a] * fading)
+                value = g.arrivals[own, a] * fading
             out.channels[entry, c] = value
             c += 1
 
 
 @inlined
 def label_channels(g: State, rules: Rules, out: Result, entry: int, row: int) -> None:
-    """The smoothed spam share among a list's labelled members, log1p of their count, the share with half-lives, and
-    the deviation of the row's own channels from the list's mean (0 from an empty list)."""
+    """The smoothed spam share among a list's labelled members, their count, the share with half-lives, and the
+    deviation of the row's own channels from the list's mean (0 from an empty list)."""
     now, relations = g.meta[0].watermark, g.owner.shape[1]
     c = relations * (2 + len(rules.arrival_half_lives))
     pseudo = rules.strength * rules.prior
@@ -336,7 +337,7 @@ def label_channels(g: State, rules: Rules, out: Result, entry: int, row: int) ->
         labelled = float(g.judged[own].count) if own >= 0 else 0.0
         spam = float(g.judged[own].spam) if own >= 0 else 0.0
         out.channels[entry, c] = (spam + pseudo) / (labelled + rules.strength)
-        out.channels[entry, c + 1] = np.log1p(labelled)
+        out.channels[entry, c + 1] = labelled
         c += 2
         for h in range(len(rules.label_half_lives)):
             value = rules.prior
@@ -351,6 +352,20 @@ def label_channels(g: State, rules: Rules, out: Result, entry: int, row: int) ->
             filled = own >= 0 and g.lists[own].count > 0
             out.channels[entry, c] = g.levels[row, d] - g.level_sums[own, d] / g.lists[own].weight if filled else 0.0
             c += 1
+
+
+@inlined
+def take_logarithms(g: State, rules: Rules, out: Result) -> None:
+    """Take log1p of counts and seconds, of all entries at once: of one at a time it is a tenth of stage A."""
+    relations, each = g.owner.shape[1], 2 + len(rules.label_half_lives)
+    arrivals = relations * (2 + len(rules.arrival_half_lives))
+    for entry in range(out.counts[0].entries):
+        channels = out.channels[entry]
+        for c in range(arrivals):
+            channels[c] = log1p(channels[c])
+        for r in range(relations):
+            labelled = arrivals + r * each + 1
+            channels[labelled] = log1p(channels[labelled])
 
 
 # ---- the operation log ----

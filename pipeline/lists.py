@@ -48,14 +48,13 @@ class Lists:
 def obey(
     log: npt.NDArray[np.void], sums: npt.NDArray[np.float64], entries: Floats, store: Floats, means: Floats
 ) -> None:
-    """Carry out operations in order, and write the means that were read, 0 for an empty list.
+    """Carry out operations in order, and write the means that were read, 0 for an empty list. Slots come in order.
 
     entries  (B, W) values of this micro-batch's nodes
     store    (N, W) values of the rows as they were before it
     means    (B, R, W)
     """
-    width, relations = sums.shape[1], means.shape[1]
-    means[:] = 0.0
+    width, slots, written = sums.shape[1], means.reshape(-1, sums.shape[1]), 0
     for i in range(len(log)):
         if i + AHEAD < len(log):
             soon = sums[log[i + AHEAD].list]
@@ -68,7 +67,8 @@ def obey(
             for c in range(width):
                 total[c] += weight * values[c]
         elif operation.kind == READ:
-            mean = means[source // relations, source % relations]
+            slots[written:source] = 0.0
+            mean, written = slots[source], source + 1
             for c in range(width):
                 mean[c] = weight * total[c]
         elif weight == 0.0:  # not by multiplication: an emptied list starts again at exactly 0
@@ -76,3 +76,4 @@ def obey(
         else:
             for c in range(width):
                 total[c] *= weight
+    slots[written:] = 0.0

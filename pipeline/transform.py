@@ -17,13 +17,14 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.compiled import compiled
+from pipeline.compiled import compiled, inlined
 from pipeline.operations import ENTRY, NEW
 
 Floats = npt.NDArray[np.float32]
 
 CLIP = 8.0  # standard deviations
-KNOTS = 65  # quantiles a channel
+KNOTS = 65  # of a channel, at most
+STEPS = (32, 16, 8, 4, 2, 1, 1)  # by which the last of so many knots is reached from the first
 APART = 1e-3  # knots differ by at least this share of their value: a float32's error grows a thousandfold at most
 KINDS = ("quantile", "standardised")
 
@@ -56,12 +57,13 @@ class Raw(NamedTuple):
 
 
 class Tables(NamedTuple):
-    """A transform's arrays, for compiled code."""
+    """A transform's channels as compiled code reads them: all of them with as many knots, infinite ones at the end."""
 
     keep: npt.NDArray[np.int32]  # (K,) the raw channels that it is of
-    start: npt.NDArray[np.int32]
-    x: Floats
+    x: Floats  # (K, KNOTS)
     z: Floats
+    slope: Floats  # from a knot to the next; 0 from the last one on
+    last: Floats  # (K,) x of the last knot
 
 
 @dataclass
@@ -85,7 +87,14 @@ class Transform:
 
     def tables(self, keep: npt.NDArray[np.int32]) -> Tables:
         """Return the tables of the channels `keep`, for compiled code."""
-        return Tables(keep, self.start, self.x, self.z)
+        x, last = np.full((len(keep), KNOTS), np.inf, np.float32), self.x[self.start[keep + 1] - 1]
+        z, slope = np.zeros_like(x), np.zeros_like(x)
+        for k, c in enumerate(keep.tolist()):
+            of_channel = slice(self.start[c], self.start[c + 1])
+            count = self.start[c + 1] - self.start[c]
+            x[k, :count], z[k, :count] = self.x[of_channel], self.z[of_channel]
+            slope[k, : count - 1] = np.diff(z[k, :count]) / np.diff(x[k, :count])
+        return Tables(keep, x, z, slope, last)
 
 
 def fit_transform(kind: str, raw: Floats, indicators: list[bool]) -> Transform:
@@ -136,24 +145,19 @@ def look_up(tables: Tables, raw: Raw, store: Floats, out: Floats) -> None:
         before = raw.entries[b].previous
         for k in range(len(tables.keep)):
             c = tables.keep[k]
-            first, last = tables.start[c], tables.start[c + 1] - 1
             if c >= width:
-                out[b, k] = _between(tables, first, last, raw.channels[b, c - width])
+                out[b, k] = _between(tables, k, raw.channels[b, c - width])
             elif before == NEW:
-                out[b, k] = _between(tables, first, last, raw.own[raw.entries[b].event, c])
+                out[b, k] = _between(tables, k, raw.own[raw.entries[b].event, c])
             else:
                 out[b, k] = store[before, k] if before >= 0 else out[~before, k]
 
 
-@compiled
-def _between(tables: Tables, first: int, last: int, value: np.float32) -> float:
-    x, z = tables.x, tables.z
-    if value <= x[first]:
-        return float(z[first])
-    if value >= x[last]:
-        return float(z[last])
-    below = np.int32(0)
-    for knot in range(np.uint64(first), np.uint64(last)):  # all of them: eight are compared at once, none is guessed
-        below += np.int32(x[knot] <= value)
-    low = first + below - 1
-    return float(z[low] + (z[low + 1] - z[low]) * (value - x[low]) / (x[low + 1] - x[low]))
+@inlined
+def _between(tables: Tables, k: int, value: np.float32) -> np.float32:
+    x = tables.x
+    value, low = min(max(value, x[k, 0]), tables.last[k]), np.uint64(0)
+    for step in STEPS:  # written out by the compiler: no branch, so none is guessed
+        low += np.uint64(step) if x[k, low + np.uint64(step)] <= value else np.uint64(0)
+    between: np.float32 = tables.z[k, low] + tables.slope[k, low] * (value - x[k, low])
+    return between
