@@ -97,6 +97,8 @@ def test_recovery_loads_what_it_wrote(own_collector):
     assert report["nodes"] >= 3000
     assert report["ours"]["megabytes"] > 0
     assert report["ours"]["batch_ms"]["beside"]["median"] > 0
+    assert report["ours"]["replay_events_per_s"] > 0
+    assert report["peers"]["serving"]["events_per_s"] > 0
 
 
 def test_load_serves_the_same_events_at_every_rate(own_collector, monkeypatch, tmp_path):

@@ -5,34 +5,46 @@
     fork      the pause when a child process begins to write one
     beside    micro-batches while it is at work, one upon the other: what changes is copied then, page by page
 
-Peers: recovery by a replay of the whole log, without a snapshot; scoring that stands still while one is written, of
-which the ratio compares the longest silence with that of scoring beside (the fork, or the longest micro-batch).
+Load and replay are those of a consumer on the embedded log that starts after another one has died.
+
+Peers: serving the very events that are replayed, by the consumer that died; recovery by a replay of the whole log,
+without a snapshot; scoring that stands still while one is written, of which the ratio compares the longest silence with
+that of scoring beside (the fork, or the longest micro-batch).
 
 The stream is the synthetic one, whose nodes stay; the model has as many hidden channels as one that was pruned.
 """
 
 import argparse
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
+from consumers.score import ScoreConsumer
 from consumers.service import tune_python
 from pipeline.bench.models import WIDTHS, some_model, synthetic_schema
 from pipeline.bench.soak import BATCH
 from pipeline.bench.surroundings import Report, surroundings
+from pipeline.config import Config, load_config
 from pipeline.decoder import Decoder
+from pipeline.events import REASONS
 from pipeline.experiments.recordings import as_records
+from pipeline.log import Message
 from pipeline.page import Table
-from pipeline.schema import Schema
 from pipeline.scorer import Scorer
 from pipeline.snapshot_beside import SnapshotBeside
-from pipeline.snapshot_store import SnapshotStore, open_store
+from pipeline.snapshot_store import open_store
+from pipeline.sqlite_log import SqliteLog
+from pipeline.stats import ServiceStats
 from producers.synthetic import synthetic_events
 
 NODES = 920_000  # the table of names doubles at 786,432, and not again with what a repeat adds
-TAIL = 50_000  # events that are replayed behind the snapshot
+TAIL = 100_000  # events that are served, and replayed, behind the snapshot
+ALONE = 50_000  # events that are scored before another snapshot begins
 MEANWHILE = 200_000  # events that are there to be scored while one is written
 LIMIT_SECONDS = 600
 
@@ -46,32 +58,25 @@ def run(args: argparse.Namespace) -> Report:
     scorer, stream = Scorer(model), synthetic_events(seed=0)
     began, events = time.perf_counter(), 0
     while scorer.graph.row_count < (args.events or NODES):
-        events += BATCH * len(list(batches(scorer, schema, list(islice(stream, 50 * BATCH)))))
+        events += BATCH * len(list(_batches(scorer, list(islice(stream, 50 * BATCH)))))
     filling = time.perf_counter() - began
     tune_python()  # as consumers do: a walk over all objects copies every page of theirs
-    tail, meanwhile = list(islice(stream, TAIL)), list(islice(stream, MEANWHILE))
-    still, load, alone, fork, beside, write = [], [], [], [], [], []
+    tail, alone, meanwhile = (list(islice(stream, count)) for count in (TAIL, ALONE, MEANWHILE))
     with tempfile.TemporaryDirectory() as folder:
-        store = open_store(folder, "", keep=1)
-        for repeat in range(args.repeats):
-            began = time.perf_counter()
-            manifest = store.write(events + repeat, model.version, scorer.export(), now=0.0)
-            still.append(time.perf_counter() - began)
-            began = time.perf_counter()
-            back = _loaded(store, Scorer(model))
-            load.append(time.perf_counter() - began)
-            alone.append(list(batches(back, schema, tail)))
-            began = time.perf_counter()
-            snapshot = SnapshotBeside(store, events + repeat, model.version, back.export, 0.0, LIMIT_SECONDS)
-            fork.append(time.perf_counter() - began)
-            beside.append(_until_written(snapshot, batches(back, schema, meanwhile)))
-            write.append(time.perf_counter() - began)
-        store.close()
-    silence = median(max(pause, *seconds) for pause, seconds in zip(fork, beside, strict=True))
+        found = [
+            _die_and_return(Path(folder), scorer, load_config(args.config), tail, repeat)
+            for repeat in range(args.repeats)
+        ]
+        pauses = [_write_beside(folder, events + repeat, scorer, alone, meanwhile) for repeat in range(args.repeats)]
+    load, served, replayed = (median(times) for times in zip(*found, strict=True))
+    still, fork, write = (median(times) for times in zip(*(pause.seconds for pause in pauses), strict=True))
+    silence = median(max(pause.seconds.fork, *pause.beside) for pause in pauses)
     ours = {
-        "megabytes": round(manifest.bytes / 1e6), "fork_ms": _ms(fork), "write_s": round(median(write), 3),
-        "batch_ms": {"alone": _spread(alone), "beside": _spread(beside)},
-        "load_s": round(median(load), 3), "replay_events_per_s": round(TAIL / median(map(sum, alone))),
+        "megabytes": round(pauses[0].bytes / 1e6), "fork_ms": round(fork * 1e3, 2), "write_s": round(write, 3),
+        "batch_ms": {
+            "alone": _spread([pause.alone for pause in pauses]), "beside": _spread([pause.beside for pause in pauses])
+        },
+        "load_s": round(load, 3), "replay_events_per_s": round(replayed),
     }  # fmt: skip
     return {
         "nodes": scorer.graph.row_count,
@@ -81,12 +86,14 @@ def run(args: argparse.Namespace) -> Report:
         **around,
         "ours": ours,
         "peers": {
+            "serving": {"events_per_s": round(served)},
             "replay of the whole log": {"load_s": round(filling, 3)},
-            "standing still": {"write_s": round(median(still), 3)},
+            "standing still": {"write_s": round(still, 3)},
         },
         "ratio": {
-            "replay of the whole log": round(filling / median(load), 1),
-            "standing still": round(median(still) / silence, 1),
+            "serving": round(replayed / served, 2),
+            "replay of the whole log": round(filling / load, 1),
+            "standing still": round(still / silence, 1),
         },
     }
 
@@ -104,14 +111,79 @@ def tables(report: Report) -> list[Table]:
         ["peer: pause where scoring stands still", f"{peers['standing still']['write_s']:.2f} s"],
         ["loading it", f"{ours['load_s']:.2f} s"],
         ["replay behind it", f"{ours['replay_events_per_s']:,} events/s"],
+        ["peer: serving the same events", f"{peers['serving']['events_per_s']:,} events/s"],
         ["peer: replay of the whole log", f"{peers['replay of the whole log']['load_s']:.1f} s"],
     ]
     return [Table("figures", ["", ""], cells)]
 
 
-def batches(scorer: Scorer, schema: Schema, lines: list[bytes]) -> Iterator[float]:
+# ---- back after a crash ----
+
+
+def _die_and_return(
+    folder: Path, scorer: Scorer, config: Config, tail: list[bytes], repeat: int
+) -> tuple[float, float, float]:
+    """Serve `tail` behind a snapshot, and replay it; return the seconds of the load, and events/s of both."""
+    log = SqliteLog(folder / f"log-{repeat}.db")
+    log.append(config.topics.events, [Message(line) for line in tail])
+    store = open_store(str(folder / f"shard-{repeat}"), "", keep=1)
+    store.write(0, scorer.model.version, scorer.export(), now=0.0)
+    dies, comes_back = (
+        ScoreConsumer(log, store, scorer.model, config, ServiceStats(REASONS), lambda line: None) for _ in range(2)
+    )
+    began = time.perf_counter()
+    dies.recover(threading.Event())
+    load = time.perf_counter() - began
+    began = time.perf_counter()
+    dies.run(threading.Event(), until=len(tail))
+    served = len(tail) / (time.perf_counter() - began)
+    times: list[tuple[float, int]] = []
+    comes_back.recover(threading.Event(), lambda done, total: times.append((time.perf_counter(), done)))
+    (first, before), (last, after) = times[0], times[-1]
+    store.close()
+    log.close()
+    return load, served, (after - before) / (last - first)
+
+
+# ---- snapshots beside the scoring ----
+
+
+class _Seconds(NamedTuple):
+    still: float
+    fork: float
+    write: float
+
+
+class _Pauses(NamedTuple):
+    """What one snapshot cost; seconds of each micro-batch before it, and while it was written."""
+
+    seconds: _Seconds
+    bytes: int
+    alone: list[float]
+    beside: list[float]
+
+
+def _write_beside(folder: str, position: int, scorer: Scorer, before: list[bytes], meanwhile: list[bytes]) -> _Pauses:
+    """Write the state while nothing is scored, load it, and write it beside the scoring of `meanwhile`."""
+    store, model = open_store(folder, "", keep=1), scorer.model
+    began = time.perf_counter()
+    manifest = store.write(position, model.version, scorer.export(), now=0.0)
+    still = time.perf_counter() - began
+    back, name = Scorer(model), store.names()[0]
+    back.restore(store.read_arrays(name, store.read_manifest(name)))
+    alone = list(_batches(back, before))
+    began = time.perf_counter()
+    snapshot = SnapshotBeside(store, position, model.version, back.export, 0.0, LIMIT_SECONDS)
+    fork = time.perf_counter() - began
+    beside = _until_written(snapshot, _batches(back, meanwhile))
+    write = time.perf_counter() - began
+    store.close()
+    return _Pauses(_Seconds(still, fork, write), manifest.bytes, alone, beside)
+
+
+def _batches(scorer: Scorer, lines: list[bytes]) -> Iterator[float]:
     """Decode and score messages in micro-batches; yield the seconds of each."""
-    decoder = Decoder(schema)
+    decoder = Decoder(scorer.model.schema)
     for start in range(0, len(lines), BATCH):
         began = time.perf_counter()
         scorer.score(decoder.decode(as_records(lines[start : start + BATCH]))[0])
@@ -127,12 +199,6 @@ def _until_written(snapshot: SnapshotBeside, batches: Iterator[float]) -> list[f
             return seconds
     snapshot.wait()
     return seconds
-
-
-def _loaded(store: SnapshotStore, scorer: Scorer) -> Scorer:
-    name = store.names()[0]
-    scorer.restore(store.read_arrays(name, store.read_manifest(name)))
-    return scorer
 
 
 def _spread(runs: list[list[float]]) -> dict[str, float]:
