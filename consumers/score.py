@@ -3,16 +3,17 @@
 One micro-batch, and what a crash after each step repeats:
 
     1  read records at `position`                                     nothing is changed yet: read again
-    2  decode; apply and score (in memory)                            gone with the process: read again
-    3  commit: scores, dead letters and the new position in one       done: never repeated; not yet done: read again
-       transaction of the log, which may finish it beside 1 and 2 of
-       the next micro-batch
+    2  decode; advance the state (in memory)                          gone with the process: read again
+    3  classify; commit: scores, dead letters and the new position    done: never repeated; not yet done: read again
+       in one transaction of the log, which may finish it beside 1
+       and 2 of the next micro-batch
     4  now and then, have a snapshot written of the state at          an unfinished one is removed at the next start
        `position`, beside 1 to 3 of the micro-batches that follow
 
-Of a backlog, a thread does the log's part while this one scores, where a core is free for it: it commits the
-micro-batch before, and reads and decodes the next. So the state may be a micro-batch ahead of `position`, and one more
-be read. Neither changes what a crash leaves; before a snapshot is begun, all that was scored is committed.
+Of a backlog, a thread does all but the state's part while this one advances the state, where a core is free for it: it
+classifies and commits the micro-batch before, and reads and decodes the next. So the state may be a micro-batch ahead
+of `position`, and one more be read. Neither changes what a crash leaves; before a snapshot is begun, all that the state
+holds is committed.
 
 Recovery takes the newest sound snapshot, replays the events from its position to the committed one without publishing,
 and goes on. By the one rule the replay gives the very state that was lost, so no score is lost, none is published
@@ -45,7 +46,7 @@ from pipeline.messages import ScoreWriter, dead_letters, is_spam
 from pipeline.model import Model
 from pipeline.packed_codec import encode_packed
 from pipeline.schema import Schema
-from pipeline.scorer import Scored, Scorer
+from pipeline.scorer import Advanced, Scored, Scorer
 from pipeline.snapshot import Manifest
 from pipeline.snapshot_beside import SnapshotBeside
 from pipeline.snapshot_store import SnapshotStore
@@ -55,13 +56,12 @@ STORE_SECONDS = 600  # a snapshot may take so long to be read or written until t
 AHEAD_EVENTS = 1000  # a micro-batch of fewer gains little: threads wait for one another
 
 
-class _Done(NamedTuple):
-    """A micro-batch that was scored."""
+class _Applied(NamedTuple):
+    """A micro-batch that the state holds; the rest is for the log."""
 
     batch: MicroBatch
-    scored: Scored
-    bad: list[BadEvent]  # in order
-    spam: npt.NDArray[np.bool_]  # (B,) which scores are
+    advanced: Advanced
+    lists: npt.NDArray[np.int32] | None  # of its rows, for the page where there is one
     watermark: float  # the newest time so far, seconds since the epoch
 
 
@@ -91,7 +91,7 @@ class ScoreConsumer:
     _snapshot_began: float = field(default=0.0, init=False)
     _beside: SnapshotBeside | None = field(default=None, init=False)  # the snapshot that is being written
     _coming: MicroBatch | None = field(default=None, init=False)  # read ahead
-    _uncommitted: list[_Done] = field(default_factory=list, init=False)  # in order
+    _uncommitted: _Applied | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self._decoder = Decoder(self.model.schema, self.config.score.max_message_bytes)
@@ -140,10 +140,10 @@ class ScoreConsumer:
             read_on = partial(self._read_committed, read.position)
             if self.core_is_free():
                 with Meanwhile(read_on) as log_work:
-                    self.scorer.score(events)
+                    self.scorer.advance(events)
                 coming = log_work.result()
             else:
-                self.scorer.score(events)
+                self.scorer.advance(events)
                 coming = read_on()
             self.replayed += len(read.records)
             self.position = read.position
@@ -211,9 +211,10 @@ class ScoreConsumer:
     def finish(self) -> None:
         """Score and commit what was read, and write a snapshot, unless one of this position is under way."""
         for batch in (self._coming, self._intake.take_rest()):
+            self._commit_applied()
             if batch is not None:
-                self._uncommitted.append(self._score(batch))
-        self._commit_scored()
+                self._uncommitted = self._advance(batch)
+        self._commit_applied()
         self.log.flush()
         self._tally.take_finished()
         self.snapshot()
@@ -222,13 +223,14 @@ class ScoreConsumer:
         """Score a micro-batch and commit it, or leave that to the next call where one is read already."""
         if self._can_go_ahead(batch):
             with Meanwhile(partial(self._commit_and_read_on, until)) as log_work:
-                done = self._score(batch)
+                applied = self._advance(batch)
             self._coming = log_work.result()
         else:
-            done = self._score(batch)
-        self._uncommitted.append(done)
+            self._commit_applied()
+            applied = self._advance(batch)
+        self._uncommitted = applied
         if self._coming is None:
-            self._commit_scored()
+            self._commit_applied()
 
     def _can_go_ahead(self, batch: MicroBatch) -> bool:
         """Is the log's part of a backlog to be done meanwhile?"""
@@ -236,36 +238,43 @@ class ScoreConsumer:
         return worth_it and not self._snapshot_is_due() and self.core_is_free()
 
     def _commit_and_read_on(self, until: int | None) -> MicroBatch | None:
-        self._commit_scored()
+        self._commit_applied()
         return self._intake.take(until, wait=False)
 
-    def _score(self, batch: MicroBatch) -> _Done:
-        scored = self.scorer.score(batch.events, self._explain)
-        bad = sorted(
-            [*batch.bad, *expired(self.model.schema, batch.events, scored, batch.records)],
-            key=lambda event: (event.position, event.index),
-        )
-        spam = is_spam(scored.score, self.model.threshold)
-        if self.stats.recent is not None:
-            self.stats.recent.note(batch.events, scored, spam)
-        return _Done(batch, scored, bad, spam, self.scorer.graph.watermark)
+    def _advance(self, batch: MicroBatch) -> _Applied:
+        """Have the state take in a micro-batch."""
+        advanced, recent = self.scorer.advance(batch.events, self._explain is not None), self.stats.recent
+        lists = None if recent is None else recent.lists_of(advanced.row)
+        return _Applied(batch, advanced, lists, self.scorer.graph.watermark)
 
-    def _commit_scored(self) -> None:
-        """Commit what was scored, each micro-batch by itself."""
-        for done in self._uncommitted:
-            self._commit(done)
-        self._uncommitted = []
+    def _commit_applied(self) -> None:
+        """Score and commit the micro-batch that the state holds and the log does not, if there is one."""
+        if self._uncommitted is not None:
+            self._commit(self._uncommitted)
+            self._uncommitted = None
 
-    def _commit(self, done: _Done) -> None:
-        topics, move, began = self.config.topics, done.batch.move, self.monotonic()
-        messages = self._writer.write(done.batch.events, done.scored, self.clock())
-        outputs = {topics.scores: messages, topics.dead_letters: list(dead_letters(done.bad))}
+    def _commit(self, applied: _Applied) -> None:
+        topics, batch = self.config.topics, applied.batch
+        scored, spam = self._classify(applied)
+        late = expired(self.model.schema, batch.events, scored, batch.records)
+        bad = sorted([*batch.bad, *late], key=lambda event: (event.position, event.index))
+        began = self.monotonic()
+        messages = self._writer.write(batch.events, scored, self.clock())
+        outputs = {topics.scores: messages, topics.dead_letters: list(dead_letters(bad))}
         written = {topic: said for topic, said in outputs.items() if said}
-        underway = self.log.commit(self.config.score.group, {self._topic: move}, written)
-        self.position = self.stats.position = move.position
-        self.stats.last_event_ts = done.watermark
-        self._tally.note(done.batch, done.scored, done.bad, done.spam)
-        self._tally.expect(underway, began, done.batch, done.scored, self.monotonic)
+        underway = self.log.commit(self.config.score.group, {self._topic: batch.move}, written)
+        self.position = self.stats.position = batch.move.position
+        self.stats.last_event_ts = applied.watermark
+        self._tally.note(batch, scored, bad, spam)
+        self._tally.expect(underway, began, batch, scored, self.monotonic)
+
+    def _classify(self, applied: _Applied) -> tuple[Scored, npt.NDArray[np.bool_]]:
+        """Return the scores of a micro-batch, and which of them are spam."""
+        scored = self.scorer.classify(applied.advanced, self._explain)
+        spam = is_spam(scored.score, self.model.threshold)
+        if self.stats.recent is not None and applied.lists is not None:
+            self.stats.recent.note(applied.batch.events, scored, spam, applied.lists)
+        return scored, spam
 
     # -- snapshots --
 

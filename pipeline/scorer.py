@@ -6,6 +6,7 @@
     D  at once    layer 2 and the classifier, for targets only                              -> scores
 
 The result equals one event at a time: layer 1 never reads hidden features, so no stage needs a later one's output.
+D reads nothing that the next micro-batch moves, so another thread may do it meanwhile.
 """
 
 from collections.abc import Callable
@@ -25,9 +26,22 @@ from pipeline.stage_kernel import Values, stage_a, stage_c
 from pipeline.transform import Raw, Tables
 
 Floats = npt.NDArray[np.float32]
-NO_SCORES = np.zeros(0, np.float32)
+NO_SCORES, NO_HIDDEN = np.zeros(0, np.float32), np.zeros((0, 0), np.float32)
 
 Explain = Callable[[Seen, Floats], Floats | None]  # what B targets read, their scores -> (B, P) or nothing
+
+
+@dataclass(slots=True)
+class Advanced:
+    """What A to C made of a micro-batch of n events with T targets; it is good until the advance after the next."""
+
+    event: npt.NDArray[np.int64]  # (T,) index of the event of each target, ascending
+    row: npt.NDArray[np.int32]  # (T,) of its node
+    h: Floats  # (T, H)
+    hidden_means: Floats  # (T, R, H)
+    outcome: npt.NDArray[np.uint8]  # (n,) see graph.OUTCOMES
+    stage_seconds: dict[str, float]  # A, B, C
+    seen: Seen | None  # where it was asked for
 
 
 @dataclass(slots=True)
@@ -61,30 +75,48 @@ class Scorer:
         self.hidden, self.hidden_lists = Cache(model.layers[0].width), Lists(model.layers[0].width)
         self._tables = model.transform.tables(model.input_keep)
         self._make_room()
-        self._read = self._room_to_read(FEW_EVENTS)
+        self._read, self._read_before = self._room_to_read(FEW_EVENTS), self._room_to_read(FEW_EVENTS)
 
     def score(self, events: EventBatch, explain: Explain | None = None) -> Scored:
         """Apply `events`, score their targets, and let `explain` say why."""
+        return self.classify(self.advance(events, explain is not None), explain)
+
+    def advance(self, events: EventBatch, seen: bool = False) -> Advanced:
+        """Apply `events`: stages A to C, all that moves the state.
+
+        seen  keep what the targets read, for an explanation
+        """
         began = self._clock()
+        self._read, self._read_before = self._read_before, self._read
         if len(events.kind) > len(self._read.x):
             self._read = self._room_to_read(len(events.kind))
         applied = self.graph.apply(events, stage_a, self._for_stage_a)
         count, read = applied.entry_count, self._read
-        a = self._clock()
-        if not count and not applied.operation_count:  # labels, and what changes nothing
-            return _scored(applied, NO_SCORES, (began, a, a, a, a))
         x, means, hidden_means = read.x[:count], read.means[:count], read.hidden_means[:count]
-        h = self.model.hidden(x, means)
-        b = self._clock()
-        stage_c(applied.result, self._of_hidden, h, hidden_means)
+        a = b = self._clock()
+        h = NO_HIDDEN
+        if count or applied.operation_count:  # else these are labels, and what changes nothing
+            h = self.model.hidden(x, means)
+            b = self._clock()
+            stage_c(applied.result, self._of_hidden, h, hidden_means)
         c = self._clock()
-        targets = applied.result.targets.entry[: applied.target_count]
-        which = slice(None) if len(targets) == count else targets
-        score = self.model.scores(h[which], hidden_means[which]) if len(targets) else NO_SCORES
-        why = None
-        if explain is not None:
-            why = explain(Seen(applied.channels, x, means, hidden_means).take(targets), score)  # copies
-        return _scored(applied, score, (began, a, b, c, self._clock()), why)
+        to, targets = applied.result.targets, applied.target_count
+        which = slice(None) if targets == count else to.entry[:targets]
+        return Advanced(
+            to.event[:targets].copy(), to.row[:targets].copy(), h[which], hidden_means[which], applied.outcome.copy(),
+            {"A": a - began, "B": b - a, "C": c - b},
+            Seen(applied.channels, x, means, hidden_means).take(to.entry[:targets]) if seen else None,  # copies
+        )  # fmt: skip
+
+    def classify(self, advanced: Advanced, explain: Explain | None = None) -> Scored:
+        """Score the targets of a micro-batch, stage D, and let `explain` say why, for which `seen` was asked."""
+        began, score, why = self._clock(), NO_SCORES, None
+        if len(advanced.h):
+            score = self.model.scores(advanced.h, advanced.hidden_means)
+        if explain is not None and advanced.seen is not None:
+            why = explain(advanced.seen, score)
+        seconds = advanced.stage_seconds | {"D": self._clock() - began}
+        return Scored(advanced.event, advanced.row, score, advanced.outcome, seconds, why)
 
     def _for_stage_a(self) -> tuple[Tables, Values, Floats, Floats]:
         if self._capacities != (self.graph.row_capacity, self.graph.list_capacity):
@@ -133,16 +165,6 @@ def values_of(cache: Cache, lists: Lists, rows: int, count: int) -> Values:
     cache.reserve(rows)
     lists.reserve(count)
     return Values(cache.rows, lists.sums)
-
-
-def _scored(
-    applied: Applied, score: Floats, times: tuple[float, float, float, float, float], why: Floats | None = None
-) -> Scored:
-    """Return what stays of a micro-batch; `times` are those before and after each stage."""
-    began, a, b, c, d = times
-    stages = {"A": a - began, "B": b - a, "C": c - b, "D": d - c}
-    count, targets = applied.target_count, applied.result.targets
-    return Scored(targets.event[:count].copy(), targets.row[:count].copy(), score, applied.outcome.copy(), stages, why)
 
 
 def raw_channels(events: EventBatch, applied: Applied) -> Raw:

@@ -1,10 +1,11 @@
-"""Of a backlog, a thread commits and reads on while another scores: what that gives is what one thread gives."""
+"""Of a backlog, a thread classifies, commits and reads on while another advances: it gives what one thread gives."""
 
 import random
 import threading
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -18,7 +19,7 @@ import consumers.score
 import pipeline.log
 from consumers.meanwhile import Meanwhile
 from consumers.score import ScoreConsumer
-from pipeline.config import Config, Score
+from pipeline.config import Config, Score, Scores
 from pipeline.errors import LogError
 from pipeline.events import REASONS
 from pipeline.log import Message
@@ -65,6 +66,10 @@ def assert_same_outputs(one: WatchedLog, other: WatchedLog) -> None:
     assert one.dead_letters() == other.dead_letters()
     assert [(s["id"], s["position"]) for s in one.scores()] == [(s["id"], s["position"]) for s in other.scores()]
     np.testing.assert_allclose([s["score"] for s in one.scores()], [s["score"] for s in other.scores()], atol=1e-5)
+    told, expected = ([dict(s.get("why", [])) for s in log.scores()] for log in (one, other))
+    assert [sorted(why) for why in told] == [sorted(why) for why in expected]
+    added = [[why[player] for why in found for player in sorted(why)] for found in (told, expected)]
+    np.testing.assert_allclose(*added, atol=1e-3)  # rounded to four digits
 
 
 def nodes(count: int) -> list[dict]:
@@ -74,17 +79,20 @@ def nodes(count: int) -> list[dict]:
     ]
 
 
-def consumer_of(log: ListLog, folder: Path, free: bool = True, snapshot_every: str = "1h") -> ScoreConsumer:
-    config = Config(score=Score(max_batch=4, max_wait="0ms", snapshot_every=snapshot_every))
+def consumer_of(
+    log: ListLog, folder: Path, free: bool = True, snapshot_every: str = "1h", explain: bool = False
+) -> ScoreConsumer:
+    limits = Score(max_batch=4, max_wait="0ms", snapshot_every=snapshot_every)
+    config = Config(score=limits, scores=Scores(explain=explain))
     store = open_store(str(folder), "", keep=2)
     return ScoreConsumer(
         log, store, MODEL, config, ServiceStats(REASONS), lambda line: None, log.clock, core_is_free=lambda: free
     )
 
 
-def serve(log: ListLog, folder: Path, free: bool = True, snapshot_every: str = "1h") -> ServiceStats:
-    """Score what the log holds."""
-    with closing(consumer_of(log, folder, free, snapshot_every)) as consumer:
+def serve(log: ListLog, folder: Path, *options: Any, **named: Any) -> ServiceStats:
+    """Score what the log holds, by a `consumer_of` such options."""
+    with closing(consumer_of(log, folder, *options, **named)) as consumer:
         consumer.recover(threading.Event())
         consumer.run(threading.Event(), log.end("events"))
         consumer.finish()
@@ -92,18 +100,20 @@ def serve(log: ListLog, folder: Path, free: bool = True, snapshot_every: str = "
 
 
 @settings(max_examples=40)
-@given(events=event_sequences(), crashes=st.lists(st.integers(1, 5), max_size=3), before=st.booleans())
-def test_what_is_published_is_the_same_through_crashes_too(tmp_path_factory, events, crashes, before):
+@given(
+    events=event_sequences(), crashes=st.lists(st.integers(1, 5), max_size=3), before=st.booleans(), why=st.booleans()
+)
+def test_what_is_published_is_the_same_through_crashes_too(tmp_path_factory, events, crashes, before, why):
     ahead, alone = log_of(events), log_of(events)
-    serve(alone, tmp_path_factory.mktemp("alone"), free=False)
+    serve(alone, tmp_path_factory.mktemp("alone"), free=False, explain=why)
     folder = tmp_path_factory.mktemp("ahead")
     for crash in crashes:
         (ahead.crash_before_commit if before else ahead.crash_after_commit)(ahead.commits + crash)
         try:
-            serve(ahead, folder)
+            serve(ahead, folder, explain=why)
         except Crash:
             ahead.crash_after_commit(0)
-    serve(ahead, folder)
+    serve(ahead, folder, explain=why)
     assert_same_outputs(ahead, alone)
     assert set(alone.committed_by) <= {"MainThread"}
     assert len(events) < 12 or crashes or "meanwhile" in ahead.committed_by
@@ -113,27 +123,27 @@ class Begun:
     """How many micro-batches the scorer has begun with."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._count, self._changed, score = 0, threading.Condition(), Scorer.score
+        self._count, self._changed, advance = 0, threading.Condition(), Scorer.advance
 
         def begin(*args):
             with self._changed:
                 self._count += 1
                 self._changed.notify_all()
-            return score(*args)
+            return advance(*args)
 
-        monkeypatch.setattr(Scorer, "score", begin)
+        monkeypatch.setattr(Scorer, "advance", begin)
 
     def reaches(self, count: int) -> bool:
         with self._changed:
             return self._changed.wait_for(lambda: self._count >= count, WAITS)
 
 
-def test_a_micro_batch_is_committed_while_the_next_is_scored(tmp_path, monkeypatch):
+def test_a_micro_batch_is_committed_while_the_state_takes_in_the_next(tmp_path, monkeypatch):
     log, begun = log_of(nodes(40)), Begun(monkeypatch)
 
     def commit(*args, **options):
-        last = log.commits == 9  # has nobody to wait for
-        assert last or begun.reaches(log.commits + 2)
+        last_ones = log.commits >= 8  # behind the last there is no backlog: what waits is committed first
+        assert last_ones or begun.reaches(log.commits + 2)
         WatchedLog.commit(log, *args, **options)
 
     monkeypatch.setattr(log, "commit", commit)

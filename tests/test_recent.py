@@ -36,7 +36,7 @@ def noted(nodes, spam, batch=7, window_of=None):
         events = decoded(SCHEMA, nodes[start : start + batch])
         scored = scorer.score(events)
         verdict = np.array([spam[start + i] for i in scored.event.tolist()], np.bool_)
-        recent.note(events, scored, verdict)
+        recent.note(events, scored, verdict, recent.lists_of(scored.row))
     return recent
 
 
@@ -127,7 +127,7 @@ def test_a_group_whose_list_is_forgotten_is_left_out():
     for lines in ([node(i, user="gone", product=None) for i in range(3)], gone, [node(9, user="new")]):
         events = decoded(SCHEMA, lines)
         scored = scorer.score(events)
-        recent.note(events, scored, np.ones(len(scored.score), np.bool_))
+        recent.note(events, scored, np.ones(len(scored.score), np.bool_), recent.lists_of(scored.row))
     assert "gone" not in [group.key for group in recent.groups(10)]
 
 
@@ -146,7 +146,7 @@ def test_whatever_the_events_nothing_is_made_up(events, batch):
         some = decoded(SCHEMA, events[start : start + batch])
         scored = scorer.score(some)
         scores += len(scored.score)
-        recent.note(some, scored, np.ones(len(scored.score), np.bool_))
+        recent.note(some, scored, np.ones(len(scored.score), np.bool_), recent.lists_of(scored.row))
     assert recent.noted == scores
     assert {one.id for one in recent.newest} <= {event["id"] for event in events if "id" in event}
     for group in recent.groups(100):

@@ -8,7 +8,7 @@ reviews where the data is there, else a synthetic stream. Compared, in turn and 
     packed         the events too, 512 a message
     unpruned       the same engine, all channels, single messages
     512 at most    as ours, in smaller micro-batches
-    one thread     as ours, without the thread that commits and reads on meanwhile
+    one thread     as ours, without the thread that classifies, commits and reads on meanwhile
     bare loop      reads the messages and commits as many of the same size, without looking at them: the log's own speed
 
 Figures are medians over the repeats, with their range; ratios count, absolute times depend on the machine.

@@ -90,14 +90,24 @@ class Recent:
         self._newest: deque[_Columns] = deque(maxlen=NEWEST)
         self.noted = 0  # scores so far
 
-    def note(self, events: EventBatch, scored: Scored, spam: npt.NDArray[np.bool_]) -> None:
-        """Note a micro-batch right after it was scored; `spam` tells which of its B scores are.  # (B,)"""
+    def lists_of(self, row: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+        """Return the lists of the last rows that the window has room for, as they are now.  # (B,) -> (at most B, R)"""
+        return self._graph.lists_of(row[-WINDOW:])
+
+    def note(
+        self, events: EventBatch, scored: Scored, spam: npt.NDArray[np.bool_], lists: npt.NDArray[np.int32]
+    ) -> None:
+        """Note a micro-batch.
+
+        spam   (B,) which of its scores are
+        lists  of its rows, as `lists_of` gave them right after these had read them
+        """
         hits = np.flatnonzero(spam)[-NEWEST:]
         if len(hits):
             at = scored.event[hits]
             where = events.ts[at], events.position[at], events.index[at]
             self._newest.append(_Columns(events.id[at].known(), scored.score[hits], *where))
-        lists, struck = self._graph.lists_of(scored.row[-WINDOW:]), spam[-WINDOW:]
+        struck = spam[-WINDOW:]
         start = (self.noted + len(spam) - len(struck)) % WINDOW
         room = min(WINDOW - start, len(struck))
         self._lists[start : start + room], self._spam[start : start + room] = lists[:room], struck[:room]
