@@ -13,9 +13,9 @@ ROOT_HALF = int(np.float64(0.5**0.5).view(np.int64))  # mantissas begin here: th
 
 @inlined
 def log1p(x: float) -> float:
-    """Return log(1 + x) for x >= 0, as well as a float32 can tell; of x below 1e-8 to 1e-16.
+    """Return log(1 + x) for x >= 0, but for 1e-16 and 5e-14 of its value.
 
-    By ln m = 2 artanh((m - 1) / (m + 1)), whose series is cut where m between the roots of 1/2 and 2 loses 3e-14.
+    By ln m = 2 artanh((m - 1) / (m + 1)) for m between the roots of 1/2 and 2, where the series leaves out less.
     """
     bits = np.float64(1.0 + x).view(np.int64)
     exponent = (bits - ROOT_HALF) >> EXPONENT

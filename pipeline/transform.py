@@ -72,6 +72,11 @@ class Transform:
     x: Floats
     z: Floats
 
+    def __post_init__(self) -> None:
+        most = int(np.diff(self.start).max(initial=0))
+        if most > KNOTS:
+            raise ValueError(f"a channel with {most} knots, expected at most {KNOTS}")
+
     def apply(self, raw: Floats, keep: npt.NDArray[np.int32]) -> Floats:
         """Return the transformed channels `keep` of channels that lie side by side.  # (B, C) -> (B, K)"""
         return self.inputs(Raw.of(raw), keep, np.zeros((0, len(keep)), np.float32))

@@ -1,5 +1,6 @@
 """A stranger's reading of the checkpoint: model.json, model.safetensors, the events, numpy; nothing of this project."""
 
+import dataclasses
 import json
 import math
 import tomllib
@@ -18,6 +19,7 @@ from pipeline.prune import PruneOptions, prune
 from pipeline.schema import load_schema
 from pipeline.scorer import Scorer
 from pipeline.train import TrainOptions, train
+from pipeline.transform import KNOTS
 from producers.reviews import ReviewTable, review_events
 
 SCHEMA = Path(__file__).parents[1] / "deploy/schemas/reviews.toml"
@@ -208,6 +210,13 @@ def test_a_cut_off_file_is_refused(checkpoint, tmp_path, name):
     (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-100])
     with pytest.raises(CheckpointError, match="damaged"):
         load_model(tmp_path)
+
+
+def test_a_transform_of_more_knots_than_are_read_is_refused(checkpoint):
+    transform = load_model(checkpoint).transform
+    knots = np.arange(KNOTS + 1, dtype=np.float32)
+    with pytest.raises(ValueError, match=f"a channel with {KNOTS + 1} knots, expected at most {KNOTS}"):
+        dataclasses.replace(transform, start=np.array([0, len(knots)], np.int32), x=knots, z=knots)
 
 
 def test_a_schema_that_does_not_fit_the_model_is_refused(checkpoint, tmp_path):

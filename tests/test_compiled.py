@@ -1,14 +1,19 @@
 """Compiled functions that take the types of their arguments for granted."""
 
+import math
 import os
 import subprocess
 import sys
 from typing import NamedTuple
 
 import numpy as np
+import pytest
 from conftest import REPOSITORY
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.compiled import compiled, direct
+from pipeline.logarithm import log1p
 
 
 class Pair(NamedTuple):
@@ -21,6 +26,16 @@ def into(pair, factor):
     for i in range(len(pair.a)):
         pair.b[i] = factor * pair.a[i]
     return len(pair.a)
+
+
+@compiled
+def logarithm(x):
+    return log1p(x)
+
+
+@given(st.floats(0.0, 3.4e38))
+def test_our_log1p_is_the_logarithm(x):
+    assert logarithm(x) == pytest.approx(math.log1p(x), rel=5e-14, abs=1.2e-16)
 
 
 def test_every_call_gives_what_the_function_itself_gives():
