@@ -226,8 +226,8 @@ class ScoreConsumer:
                 applied = self._advance(batch)
             self._coming = log_work.result()
         else:
-            self._commit_applied()
             applied = self._advance(batch)
+            self._commit_applied()
         self._uncommitted = applied
         if self._coming is None:
             self._commit_applied()

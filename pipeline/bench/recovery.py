@@ -62,11 +62,9 @@ def run(args: argparse.Namespace) -> Report:
     filling = time.perf_counter() - began
     tune_python()  # as consumers do: a walk over all objects copies every page of theirs
     tail, alone, meanwhile = (list(islice(stream, count)) for count in (TAIL, ALONE, MEANWHILE))
+    config = load_config(args.config)
+    found = [_die_and_return(scorer, config, tail) for _ in range(args.repeats)]
     with tempfile.TemporaryDirectory() as folder:
-        found = [
-            _die_and_return(Path(folder), scorer, load_config(args.config), tail, repeat)
-            for repeat in range(args.repeats)
-        ]
         pauses = [_write_beside(folder, events + repeat, scorer, alone, meanwhile) for repeat in range(args.repeats)]
     load, served, replayed = (median(times) for times in zip(*found, strict=True))
     still, fork, write = (median(times) for times in zip(*(pause.seconds for pause in pauses), strict=True))
@@ -120,28 +118,26 @@ def tables(report: Report) -> list[Table]:
 # ---- back after a crash ----
 
 
-def _die_and_return(
-    folder: Path, scorer: Scorer, config: Config, tail: list[bytes], repeat: int
-) -> tuple[float, float, float]:
+def _die_and_return(scorer: Scorer, config: Config, tail: list[bytes]) -> tuple[float, float, float]:
     """Serve `tail` behind a snapshot, and replay it; return the seconds of the load, and events/s of both."""
-    log = SqliteLog(folder / f"log-{repeat}.db")
-    log.append(config.topics.events, [Message(line) for line in tail])
-    store = open_store(str(folder / f"shard-{repeat}"), "", keep=1)
-    store.write(0, scorer.model.version, scorer.export(), now=0.0)
-    dies, comes_back = (
-        ScoreConsumer(log, store, scorer.model, config, ServiceStats(REASONS), lambda line: None) for _ in range(2)
-    )
-    began = time.perf_counter()
-    dies.recover(threading.Event())
-    load = time.perf_counter() - began
-    began = time.perf_counter()
-    dies.run(threading.Event(), until=len(tail))
-    served = len(tail) / (time.perf_counter() - began)
-    times: list[tuple[float, int]] = []
-    comes_back.recover(threading.Event(), lambda done, total: times.append((time.perf_counter(), done)))
+    with tempfile.TemporaryDirectory() as folder:
+        log, store = SqliteLog(Path(folder) / "log.db"), open_store(folder, "", keep=1)
+        log.append(config.topics.events, [Message(line) for line in tail])
+        store.write(0, scorer.model.version, scorer.export(), now=0.0)
+        dies, comes_back = (
+            ScoreConsumer(log, store, scorer.model, config, ServiceStats(REASONS), lambda line: None) for _ in range(2)
+        )
+        began = time.perf_counter()
+        dies.recover(threading.Event())
+        load = time.perf_counter() - began
+        began = time.perf_counter()
+        dies.run(threading.Event(), until=len(tail))
+        served = len(tail) / (time.perf_counter() - began)
+        times: list[tuple[float, int]] = []
+        comes_back.recover(threading.Event(), lambda done, total: times.append((time.perf_counter(), done)))
+        store.close()
+        log.close()
     (first, before), (last, after) = times[0], times[-1]
-    store.close()
-    log.close()
     return load, served, (after - before) / (last - first)
 
 
