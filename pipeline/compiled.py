@@ -24,9 +24,9 @@ from numba.np import arrayobj
 
 # The modules with compiled functions, and those whose constants they take up; a test holds the list to the imports.
 SOURCES = (
-    "compiled", "texts_kernel", "names_kernel", "operations", "graph_state", "logarithm", "graph_lists", "graph_names",
-    "graph_kernel", "room", "lists", "cache", "transform", "stage_kernel", "layer_kernel", "whole_graph_kernel",
-    "fit_kernel",
+    "compiled", "texts_kernel", "names_kernel", "operations", "graph_state", "fields_kernel", "columns_kernel",
+    "logarithm", "graph_lists", "graph_names", "graph_kernel", "room", "lists", "cache", "transform", "stage_kernel",
+    "layer_kernel", "whole_graph_kernel", "fit_kernel",
 )  # fmt: skip
 
 

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.columns import LONGEST_NAME, Wrong, check_keys
+from pipeline.columns import Wrong, check_keys
 from pipeline.compiled import is_plain
 from pipeline.graph_state import Batch
 from pipeline.log import Record
+from pipeline.names_kernel import LONGEST_NAME
 from pipeline.schema import Schema
 from pipeline.sections import EVENT_TYPES, text_of
 from pipeline.texts import NONE, Texts, are_within

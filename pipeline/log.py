@@ -12,6 +12,7 @@ topic begins after 0.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import NamedTuple, Protocol
 
 from pipeline.errors import FencedError, LogError
@@ -47,6 +48,27 @@ class Record(NamedTuple):
     # Where a log is merged from several topics (`merged_log`): which one this is from, and its position there.
     topic: str = ""
     offset: int = -1
+
+
+class Columns(NamedTuple):
+    """Records, column by column."""
+
+    position: tuple[int, ...]
+    value: tuple[bytes, ...]
+    key: tuple[str | None, ...]
+    content_type: tuple[str, ...]
+    appended_at: tuple[float, ...]
+    headers: tuple[Headers, ...]
+    topic: tuple[str, ...]
+    offset: tuple[int, ...]
+
+
+class Records(list[Record]):
+    """Records that are looked at by column too: one by one that takes twice as long."""
+
+    @cached_property
+    def columns(self) -> Columns:
+        return Columns(*zip(*self, strict=True)) if self else Columns(*[()] * len(Columns._fields))
 
 
 class Read(NamedTuple):

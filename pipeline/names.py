@@ -96,6 +96,14 @@ class Names:
         return {f"{prefix}.entries": table.entries[: self.used()], f"{prefix}.text": text}
 
     @staticmethod
+    def of(names: Sequence[str], spaces: Sequence[int]) -> "Names":
+        """Return these names, each in its space and with its place as its index."""
+        texts = Texts.of(names)
+        entries = np.zeros(len(names), ENTRY)
+        entries["start"], entries["length"], entries["space"] = texts.start, texts.length, spaces
+        return Names.restore({"names.entries": entries, "names.text": texts.data}, "names", len(names))
+
+    @staticmethod
     def restore(arrays: dict[str, npt.NDArray[np.generic]], prefix: str, indices: int) -> "Names":
         """Take up the names that `export` gave, with room for so many indices."""
         names = Names()

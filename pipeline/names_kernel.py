@@ -8,6 +8,7 @@ import numpy.typing as npt
 from pipeline.compiled import compiled, inlined, prefetch
 from pipeline.texts_kernel import Data
 
+LONGEST_NAME = 1024  # characters of an id or a group key; they are kept in memory as long as the node
 SLOT = np.dtype([("tag", "u4"), ("index", "i4")])  # the hash; -1: free
 ENTRY = np.dtype([("start", "i8"), ("length", "i2"), ("space", "i2")])  # a name has four LONGEST_NAME bytes at most
 META = np.dtype([("count", "i8"), ("used", "i8"), ("lost", "i8"), ("key", "u8")])  # bytes of text used, in holes

@@ -16,7 +16,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
@@ -45,12 +45,14 @@ class Numeric(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind",
     deviation: bool = False
 
     @property
-    def largest(self) -> float:
-        return LARGEST_LEVEL if self.deviation else LARGEST
+    def bounds(self) -> tuple[float, float]:
+        largest = LARGEST_LEVEL if self.deviation else LARGEST
+        return -largest, largest
 
     def problems(self) -> Iterator[Problem]:
-        if self.default is not None and not abs(self.default) <= self.largest:
-            yield "default", f"{self.default:g} is out of range; write a number of at most {self.largest:g}"
+        lowest, largest = self.bounds
+        if self.default is not None and not lowest <= self.default <= largest:
+            yield "default", f"{self.default:g} is out of range; write a number of at most {largest:g}"
 
 
 class Log1p(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="log1p"):
@@ -59,6 +61,8 @@ class Log1p(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", t
     field: str | None = None
     default: float | None = None
     deviation: bool = False
+
+    bounds: ClassVar[tuple[float, float]] = (0.0, LARGEST)
 
     def problems(self) -> Iterator[Problem]:
         if self.default is not None and not 0 <= self.default <= LARGEST:
@@ -85,6 +89,8 @@ class Vector(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", 
 
     length: Annotated[int, Meta(ge=1, le=65536)]
     field: str | None = None
+
+    bounds: ClassVar[tuple[float, float]] = (-LARGEST, LARGEST)  # of each number
 
     def problems(self) -> Iterator[Problem]:
         return iter(())

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from worlds import COLUMNS, START, decoded, records, world
+from worlds import COLUMNS, START, decoded, joined_key, records, world
 
-from pipeline.columns import group_keys, texts_of, weekdays
+from pipeline.columns_kernel import weekday
 from pipeline.decoder import Decoder, labels_of
 from pipeline.events import EDGE, LABEL, NODE, RETRACT, SCORE, EventBatch
 from pipeline.schema import Schema, parse_schema
@@ -311,7 +311,7 @@ def test_a_vector_has_as_many_channels_as_the_schema_says():
 def test_the_weekday_is_that_of_the_calendar(times):
     epoch = datetime(1970, 1, 1, tzinfo=UTC)
     expected = [(epoch + timedelta(days=math.floor(ts / 86_400))).weekday() for ts in times]
-    assert weekdays(np.array(times)).argmax(axis=1).tolist() == expected
+    assert [weekday(ts) for ts in times] == expected
 
 
 def test_several_features_may_read_one_field():
@@ -323,7 +323,14 @@ def test_several_features_may_read_one_field():
 
 
 def keys_of(fields: Sequence[Sequence[object]]) -> list[str | None]:
-    return group_keys([range(len(fields))])(texts_of(fields))[0, :].tolist()
+    """The keys of nodes in a relation that groups by so many fields; each field has a value for every node."""
+    paths = [f"f{i}" for i in range(len(fields))]
+    schema = least('[features.day]\nkind = "weekday"', f"[relations.all]\ngroup_by = {paths}\noptional = true")
+    values = zip(*fields, strict=True)
+    events = [{"id": str(i), "ts": START, **dict(zip(paths, row, strict=True))} for i, row in enumerate(values)]
+    keys = decoded(schema, events).keys[0, :].tolist()
+    assert keys == [joined_key(row) for row in zip(*fields, strict=True)]
+    return keys
 
 
 def test_numbers_and_texts_that_read_alike_are_one_key():

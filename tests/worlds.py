@@ -12,6 +12,7 @@ from pipeline.events import EventBatch
 from pipeline.log import Record
 from pipeline.model import Branch, Layer, Model
 from pipeline.schema import Schema, parse_schema
+from pipeline.sections import text_of
 from pipeline.transform import fit_transform
 
 START = 1_000_000_000.0  # seconds since the epoch: within the range that schemas believe
@@ -163,3 +164,13 @@ def decoded(schema: Schema, events: list[dict]) -> EventBatch:
     batch, bad = Decoder(schema).decode(records(events))
     assert bad == []
     return batch
+
+
+def joined_key(values):
+    """The group key of a node with these values of the fields that a relation groups by, in the plainest way."""
+    if None in values:
+        return None
+    texts = [text_of(value) for value in values]
+    if len(texts) == 1:
+        return texts[0]
+    return "\x1f".join(text.replace("\x1e", "\x1e0").replace("\x1f", "\x1e1") for text in texts)

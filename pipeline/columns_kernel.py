@@ -1,0 +1,192 @@
+"""The compiled code of columns: fields of messages -> events, as one schema means them.
+
+An event of which something is wrong, or may be, is marked as doubtful; what it says has neutral values then, where it
+has any. `columns` says what is wrong with it.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.compiled import compiled, inlined
+from pipeline.fields_kernel import FALSE, LIST, MISSING, TRUE, read_vector
+from pipeline.graph_state import EDGE, LABEL, NODE, RETRACT, SCORE
+from pipeline.names_kernel import LONGEST_NAME, Table, find, hash_of
+from pipeline.texts_kernel import Column, Data, Parts, join
+
+NUMERIC, LOG1P, ONE_HOT, VECTOR, WEEKDAY = range(5)
+FEATURE = np.dtype(
+    [
+        ("kind", "i4"),
+        ("first", "i4"),  # of its channels
+        ("width", "i4"),  # how many they are
+        ("place", "i4"),  # that it is read from
+        ("row", "i4"),  # among the texts, of a ONE_HOT
+        ("space", "i4"),  # of its words, of a ONE_HOT; any other word has the last channel
+        ("other", "?"),  # whether one may have another word
+        ("default", "f8"),  # nan where a number must be there
+        ("lowest", "f8"),
+        ("largest", "f8"),
+    ],
+    align=True,
+)
+OF_TYPES, OF_LABELS, OF_FEATURES = range(3)  # spaces of words; a feature has one of its own, from the third on
+
+
+class Meaning(NamedTuple):
+    """What one schema means by fields."""
+
+    words: Table  # of types, labels and one-hot values
+    codes: npt.NDArray[np.int32]  # what each stands for: a type's or a label's code, the place of a value
+    features: npt.NDArray[np.void]  # FEATURE
+    parts: Parts  # of group keys, rows among the texts
+    optional: npt.NDArray[np.bool_]  # of each group relation, whether a node may be without a key
+    type: int  # of these four the rows among the texts
+    id: int
+    src: int
+    label: int
+    ts: int  # of these three the places
+    target: int
+    edges: int
+    default_type: int
+    default_target: bool
+    late: bool  # whether the log's time stands for one that is missing
+    earliest: float  # seconds since the epoch
+    latest: float
+    max_ahead: float  # seconds after the log's time
+
+
+class Events(NamedTuple):
+    """Columns of n events, as in `EventBatch`."""
+
+    kind: npt.NDArray[np.uint8]
+    ts: npt.NDArray[np.float64]  # what they say on the way in
+    target: npt.NDArray[np.bool_]
+    label: npt.NDArray[np.int8]
+    features: npt.NDArray[np.float32]
+    id_start: npt.NDArray[np.int64]
+    id_length: npt.NDArray[np.int32]
+    keys: Column
+    doubtful: npt.NDArray[np.bool_]
+    with_edges: npt.NDArray[np.bool_]  # edge events, retracts, and nodes that name edges
+
+
+@compiled
+def interpret(
+    packed: Data, found: npt.NDArray[np.void], texts: Column, say: Meaning, appended_at: npt.NDArray[np.float64],
+    room: npt.NDArray[np.void], out: Events,
+) -> tuple[bool, bool, int]:  # fmt: skip
+    """Write what the events say; return whether one is doubtful, whether one has edges, and the bytes of the keys.
+
+    packed, found, texts  as `fields_kernel` gives them
+    room                  (1,) FOUND
+    """
+    doubts, edges, used = False, False, join(texts, say.parts, out.keys)
+    for i in range(len(found)):
+        doubtful = False
+        kind = _code(say, OF_TYPES, texts, say.type, i)
+        if kind < 0:
+            doubtful = texts.length[say.type, i] >= 0
+            kind = RETRACT if doubtful else say.default_type
+        out.kind[i] = kind
+        out.features[i, :] = 0.0
+        is_node = kind == NODE
+        doubtful |= _read_time(found[i, say.ts].kind == MISSING, say, appended_at[i], kind, out, i)
+        doubtful |= _read_id(texts, say, kind, out, i)
+        target = found[i, say.target].kind
+        wanted = target == TRUE or (target == MISSING and say.default_target)
+        out.target[i] = kind == SCORE or (is_node and wanted)
+        doubtful |= is_node and target not in (TRUE, FALSE, MISSING)
+        out.label[i] = _code(say, OF_LABELS, texts, say.label, i) if kind == LABEL else -1
+        doubtful |= kind == LABEL and out.label[i] < 0
+        if is_node:
+            for f in range(len(say.features)):
+                doubtful |= not _read_feature(packed, found[i], texts, say, say.features[f], room, out, i)
+        doubtful |= not _keys_are_sound(say, is_node, out.keys, i)
+        out.with_edges[i] = kind in (EDGE, RETRACT) or (is_node and found[i, say.edges].length > 0)
+        out.doubtful[i] = doubtful
+        doubts |= doubtful
+        edges |= out.with_edges[i]
+    return doubts, edges, used
+
+
+@inlined
+def _code(say: Meaning, space: int, texts: Column, row: int, i: int) -> int:
+    """Return what a word stands for, -1 for another one or none."""
+    start, length = texts.start[row, i], texts.length[row, i]
+    if length < 0:
+        return -1
+    tag = hash_of(texts.data, start, length, space, say.words.meta[0].key)
+    slot = find(say.words, texts.data, start, length, space, tag)
+    return say.codes[say.words.slots[slot].index] if slot >= 0 else -1
+
+
+@inlined
+def _read_time(missing: bool, say: Meaning, appended_at: float, kind: int, out: Events, i: int) -> bool:
+    """Write an event's time; return whether it is missing or not to be believed. Only a retract needs none."""
+    if kind == RETRACT:
+        out.ts[i] = np.nan
+        return False
+    if missing and say.late:
+        out.ts[i] = appended_at
+    latest = appended_at + say.max_ahead
+    if not latest < say.latest:  # or the log knows no time
+        latest = say.latest
+    return not say.earliest <= out.ts[i] <= latest
+
+
+@inlined
+def _read_id(texts: Column, say: Meaning, kind: int, out: Events, i: int) -> bool:
+    """Write which node: `id`; of an edge event, and of a retract that has none, `src`. Return whether it is no name."""
+    row = say.id
+    if kind == EDGE or (kind == RETRACT and texts.length[row, i] < 0):
+        row = say.src
+    out.id_start[i], out.id_length[i] = texts.start[row, i], texts.length[row, i]
+    return not 1 <= out.id_length[i] <= LONGEST_NAME
+
+
+@inlined
+def _read_feature(
+    packed: Data, fields: Any, texts: Column, say: Meaning, feature: Any, room: npt.NDArray[np.void], out: Events,
+    i: int,
+) -> bool:  # fmt: skip
+    """Write the channels of a feature; return whether it could be read."""
+    kind, first, one = feature.kind, feature.first, fields[feature.place]
+    if kind == WEEKDAY:
+        out.features[i, first + weekday(min(max(out.ts[i], say.earliest), say.latest))] = 1.0
+        return True
+    if kind == ONE_HOT:
+        value = _code(say, feature.space, texts, feature.row, i)
+        if value < 0 and feature.other:
+            value = feature.width - 1
+        if value >= 0:
+            out.features[i, first + value] = 1.0
+        return value >= 0
+    if kind == VECTOR:
+        values = out.features[i, first : first + feature.width]
+        return one.kind == LIST and read_vector(packed, one, feature.largest, room, values)
+    number = feature.default if one.kind == MISSING else one.number
+    if not feature.lowest <= number <= feature.largest:
+        return False
+    out.features[i, first] = math.log1p(number) if kind == LOG1P else number
+    return True
+
+
+@inlined
+def weekday(ts: float) -> int:
+    """Return the day of the week in UTC, Monday is 0; the epoch began on a Thursday. nan is any day."""
+    return int(math.floor(ts / 86400.0) + 3) % 7 if ts == ts else 0
+
+
+@inlined
+def _keys_are_sound(say: Meaning, is_node: bool, keys: Column, i: int) -> bool:
+    """Is a key there, and none too long? Only nodes have them."""
+    sound = True
+    for r in range(len(say.optional)):
+        if is_node:
+            sound &= (0 if not say.optional[r] else -1) <= keys.length[r, i] <= LONGEST_NAME
+        else:
+            keys.length[r, i] = -1
+    return sound
