@@ -1,6 +1,6 @@
 """What a shard scores next: events read from the log, gathered into micro-batches, and decoded.
 
-    log --read--> records, waiting --take--> those of one micro-batch --decode--> MicroBatch
+    log --read--> records, waiting --take--> Taken, those of one micro-batch --decode--> MicroBatch
 
 Nothing here is state of the shard, and reading moves nobody in the log: what was taken and is not committed is taken
 again after a crash.
@@ -24,17 +24,23 @@ GATHER_SECONDS = 0.002
 
 
 @dataclass(slots=True, frozen=True)
-class MicroBatch:
-    """Records that are scored and committed together, and the events they hold."""
+class Taken:
+    """Records that are scored and committed together."""
 
     records: Sequence[Record]
     move: Move  # of the group, with the commit
-    events: EventBatch
-    bad: list[BadEvent]
-    decode_seconds: float
     # Of each read that it was gathered by: the first position, and monotonic seconds.
     read_from: list[int]
     read_at: list[float]
+
+
+@dataclass(slots=True, frozen=True)
+class MicroBatch(Taken):
+    """The events of records that were taken."""
+
+    events: EventBatch
+    bad: list[BadEvent]
+    decode_seconds: float
 
 
 @dataclass
@@ -69,8 +75,8 @@ class Intake:
         """Has anything been read that was not taken?"""
         return self._batcher.due_at() < math.inf
 
-    def take(self, until: int | None, wait: bool = True) -> MicroBatch | None:
-        """Read what there is before `until`; return the micro-batch that is due, if one is.
+    def take(self, until: int | None, wait: bool = True) -> Taken | None:
+        """Read what there is before `until`; return those of the micro-batch that is due, if one is.
 
         wait  for a record, while none is due
         """
@@ -85,11 +91,11 @@ class Intake:
         self.backlog = read.end - read.position >= max(1, len(read.records))
         self.read_to, self.stats.log_end = read.position, read.end
         self._batcher.add_all(read.records, now)
-        return self._decoded(self._batcher.take_if_due(now))
+        return self._taken(self._batcher.take_if_due(now))
 
-    def take_rest(self) -> MicroBatch | None:
+    def take_rest(self) -> Taken | None:
         """Return whatever waits, due or not."""
-        return self._decoded(self._batcher.take_all())
+        return self._taken(self._batcher.take_all())
 
     def _wait_for_company(self, now: float) -> float:
         """Return how long the log may wait for a record, in seconds; where one waits already, sleep meanwhile."""
@@ -100,12 +106,16 @@ class Intake:
         time.sleep(min(left, GATHER_SECONDS))
         return 0.0
 
-    def _decoded(self, records: Sequence[Record]) -> MicroBatch | None:
+    def _taken(self, records: Sequence[Record]) -> Taken | None:
         if not records:
             return None
-        began = self.monotonic()
-        events, bad = self.decoder.decode(records)
-        move = Move(self._taken_to, self.read_to)
-        taken = MicroBatch(records, move, events, bad, self.monotonic() - began, self._read_from, self._read_at)
+        taken = Taken(records, Move(self._taken_to, self.read_to), self._read_from, self._read_at)
         self._taken_to, self._read_from, self._read_at = self.read_to, [], []
         return taken
+
+    def decode(self, taken: Taken) -> MicroBatch:
+        """Return the events of what was taken. Another thread may read and take meanwhile."""
+        began = self.monotonic()
+        events, bad = self.decoder.decode(taken.records)
+        seconds = self.monotonic() - began
+        return MicroBatch(taken.records, taken.move, taken.read_from, taken.read_at, events, bad, seconds)

@@ -46,6 +46,10 @@ class Meanwhile(Generic[T]):
     ) -> None:
         self._thread.join()
 
+    @property
+    def goes_on(self) -> bool:
+        return self._thread.is_alive()
+
     def result(self) -> T:
         """Return what the work gave, or raise what it raised."""
         if self._error is not None:

@@ -10,10 +10,11 @@ One micro-batch, and what a crash after each step repeats:
     4  now and then, have a snapshot written of the state at          an unfinished one is removed at the next start
        `position`, beside 1 to 3 of the micro-batches that follow
 
-Of a backlog, a thread does all but the state's part while this one advances the state, where a core is free for it: it
-classifies and commits the micro-batch before, and reads and decodes the next. So the state may be a micro-batch ahead
-of `position`, and one more be read. Neither changes what a crash leaves; before a snapshot is begun, all that the state
-holds is committed.
+Of a backlog, a thread does the log's part while this one advances the state, where a core is free for it: it classifies
+and commits the micro-batch before, and reads the next. What either may do goes to who has time: hidden features are
+made here while the log's part goes on, else there; the next micro-batch is decoded there while the state's part goes
+on, else here. So the state may be a micro-batch ahead of `position`, and one more be read. None of it changes what a
+crash leaves; before a snapshot is begun, all that the state holds is committed.
 
 Recovery takes the newest sound snapshot, replays the events from its position to the committed one without publishing,
 and goes on. By the one rule the replay gives the very state that was lost, so no score is lost, none is published
@@ -30,7 +31,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from consumers.intake import Intake, MicroBatch
+from consumers.intake import Intake, MicroBatch, Taken
 from consumers.meanwhile import Meanwhile, cores
 from consumers.tally import Tally, sizes_of
 from pipeline.config import Config
@@ -53,7 +54,7 @@ from pipeline.snapshot_store import SnapshotStore
 from pipeline.stats import ServiceStats
 
 STORE_SECONDS = 600  # a snapshot may take so long to be read or written until that counts as hanging
-AHEAD_EVENTS = 1000  # a micro-batch of fewer gains little: threads wait for one another
+AHEAD_BYTES = 80_000  # of messages: a micro-batch of fewer gains little, for threads wait for one another
 
 
 class _Applied(NamedTuple):
@@ -90,8 +91,9 @@ class ScoreConsumer:
     _snapshot_due: float = field(default=0.0, init=False)
     _snapshot_began: float = field(default=0.0, init=False)
     _beside: SnapshotBeside | None = field(default=None, init=False)  # the snapshot that is being written
-    _coming: MicroBatch | None = field(default=None, init=False)  # read ahead
+    _coming: Taken | None = field(default=None, init=False)  # read ahead
     _uncommitted: _Applied | None = field(default=None, init=False)
+    _state_is_busy: bool = field(default=False, init=False)  # while the log's part is done beside
 
     def __post_init__(self) -> None:
         self._decoder = Decoder(self.model.schema, self.config.score.max_message_bytes)
@@ -140,10 +142,10 @@ class ScoreConsumer:
             read_on = partial(self._read_committed, read.position)
             if self.core_is_free():
                 with Meanwhile(read_on) as log_work:
-                    self.scorer.advance(events)
+                    self.scorer.settle(self.scorer.advance(events))
                 coming = log_work.result()
             else:
-                self.scorer.advance(events)
+                self.scorer.settle(self.scorer.advance(events))
                 coming = read_on()
             self.replayed += len(read.records)
             self.position = read.position
@@ -202,48 +204,55 @@ class ScoreConsumer:
         self._intake.begin(self.position)
         while not stop.is_set() and (until is None or self._coming or self.read_to < until):
             self.beat = self.monotonic()
-            batch, self._coming = self._coming or self._intake.take(until), None
-            if batch is not None:
-                self._serve(batch, until)
+            taken, self._coming = self._coming or self._intake.take(until), None
+            if taken is not None:
+                self._serve(taken, until)
             self._tally.take_finished()
             self._snapshot_if_due()
 
     def finish(self) -> None:
         """Score and commit what was read, and write a snapshot, unless one of this position is under way."""
-        for batch in (self._coming, self._intake.take_rest()):
+        for taken in (self._coming, self._intake.take_rest()):
             self._commit_applied()
-            if batch is not None:
-                self._uncommitted = self._advance(batch)
+            if taken is not None:
+                self._uncommitted = self._advance(taken)
         self._commit_applied()
         self.log.flush()
         self._tally.take_finished()
         self.snapshot()
 
-    def _serve(self, batch: MicroBatch, until: int | None) -> None:
+    def _serve(self, taken: Taken, until: int | None) -> None:
         """Score a micro-batch and commit it, or leave that to the next call where one is read already."""
-        if self._can_go_ahead(batch):
+        if self._can_go_ahead(taken):
+            before, self._state_is_busy = self._uncommitted, True
             with Meanwhile(partial(self._commit_and_read_on, until)) as log_work:
-                applied = self._advance(batch)
+                applied = self._advance(taken)
+                if log_work.goes_on and (before is None or before.advanced.settled):
+                    self.scorer.settle(applied.advanced)
+                self._state_is_busy = False
             self._coming = log_work.result()
         else:
-            applied = self._advance(batch)
+            applied = self._advance(taken)
             self._commit_applied()
         self._uncommitted = applied
         if self._coming is None:
             self._commit_applied()
 
-    def _can_go_ahead(self, batch: MicroBatch) -> bool:
-        """Is the log's part of a backlog to be done meanwhile?"""
-        worth_it = self._intake.backlog and len(batch.events) >= AHEAD_EVENTS
+    def _can_go_ahead(self, taken: Taken) -> bool:
+        """Is the log's part of a backlog to be done meanwhile? How long messages are is taken from the first."""
+        worth_it = self._intake.backlog and len(taken.records) * len(taken.records[0].value) >= AHEAD_BYTES
         return worth_it and not self._snapshot_is_due() and self.core_is_free()
 
-    def _commit_and_read_on(self, until: int | None) -> MicroBatch | None:
+    def _commit_and_read_on(self, until: int | None) -> Taken | None:
         self._commit_applied()
-        return self._intake.take(until, wait=False)
+        taken = self._intake.take(until, wait=False)
+        return self._intake.decode(taken) if taken is not None and self._state_is_busy else taken
 
-    def _advance(self, batch: MicroBatch) -> _Applied:
-        """Have the state take in a micro-batch."""
-        advanced, recent = self.scorer.advance(batch.events, self._explain is not None), self.stats.recent
+    def _advance(self, taken: Taken) -> _Applied:
+        """Have the state take in a micro-batch, but for its hidden features."""
+        batch = taken if isinstance(taken, MicroBatch) else self._intake.decode(taken)
+        recent = self.stats.recent
+        advanced = self.scorer.advance(batch.events)
         lists = None if recent is None else recent.lists_of(advanced.row)
         return _Applied(batch, advanced, lists, self.scorer.graph.watermark)
 
@@ -270,6 +279,8 @@ class ScoreConsumer:
 
     def _classify(self, applied: _Applied) -> tuple[Scored, npt.NDArray[np.bool_]]:
         """Return the scores of a micro-batch, and which of them are spam."""
+        if not applied.advanced.settled:
+            self.scorer.settle(applied.advanced)
         scored = self.scorer.classify(applied.advanced, self._explain)
         spam = is_spam(scored.score, self.model.threshold)
         if self.stats.recent is not None and applied.lists is not None:

@@ -74,7 +74,7 @@ class Members(NamedTuple):
 class Applied:
     """What a micro-batch of n events did: the operation log, and its B entries (a node each, in order).
 
-    All that it returns lies where the next micro-batch writes: copy what is to stay.
+    All that it returns lies where the micro-batch after the next writes: copy what is to stay.
     """
 
     result: Result
@@ -133,7 +133,9 @@ class Graph:
         for end in ("oldest", "newest", "free_link"):
             self._state.meta[end] = -1
         self._ids, self._keys = Names(), Names()  # of rows; of lists, with the relation for their space
-        self._result = self._result_of(FEW_EVENTS, 0, np.zeros(1024, OPERATION))
+        self._result, self._result_before = (
+            self._result_of(FEW_EVENTS, 0, np.zeros(1024, OPERATION)) for _ in range(2)
+        )
 
     def apply(self, events: EventBatch, run: Run = _run, more: More = tuple) -> Applied:
         """Apply `events` in order, as if one at a time.
@@ -141,7 +143,8 @@ class Graph:
         run   compiled code that calls `graph_kernel.run`, and does more when the last event is applied
         more  returns the further arrays that `run` is given, with room for all rows and lists that there are now
         """
-        n, m, room = len(events.kind), len(events.edge_event), self._result
+        n, m = len(events.kind), len(events.edge_event)
+        self._result, self._result_before = room, _ = self._result_before, self._result
         if n > len(room.row) or m > len(room.edge_row):
             self._result = self._result_of(max(n, len(room.row)), max(m, len(room.edge_row)), room.log)
         done = NO_ROOM

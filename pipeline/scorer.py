@@ -5,8 +5,8 @@
     C  in order   the hidden lists obey the same log                                        -> means of h
     D  at once    layer 2 and the classifier, for targets only                              -> scores
 
-The result equals one event at a time: layer 1 never reads hidden features, so no stage needs a later one's output.
-D reads nothing that the next micro-batch moves, so another thread may do it meanwhile.
+The result equals one event at a time: layer 1 never reads hidden features, so no stage needs a later one's output. Nor
+does A of the next micro-batch, so another thread may do B to D meanwhile.
 """
 
 from collections.abc import Callable
@@ -33,15 +33,21 @@ Explain = Callable[[Seen, Floats], Floats | None]  # what B targets read, their 
 
 @dataclass(slots=True)
 class Advanced:
-    """What A to C made of a micro-batch of n events with T targets; it is good until the advance after the next."""
+    """A micro-batch of n events with B entries on its way through the stages; good until the advance after the next."""
 
-    event: npt.NDArray[np.int64]  # (T,) index of the event of each target, ascending
-    row: npt.NDArray[np.int32]  # (T,) of its node
-    h: Floats  # (T, H)
-    hidden_means: Floats  # (T, R, H)
-    outcome: npt.NDArray[np.uint8]  # (n,) see graph.OUTCOMES
-    stage_seconds: dict[str, float]  # A, B, C
-    seen: Seen | None  # where it was asked for
+    applied: Applied
+    x: Floats  # (B, K)
+    means: Floats  # (B, R, K)
+    hidden_means: Floats  # (B, R, H), from stage C on
+    h: Floats  # (B, H), from stage B on
+    stage_seconds: dict[str, float]
+    settled: bool = False  # are B and C done?
+
+    @property
+    def row(self) -> npt.NDArray[np.int32]:
+        """The targets' rows.  # (T,)"""
+        row: npt.NDArray[np.int32] = self.applied.result.targets.row[: self.applied.target_count]
+        return row
 
 
 @dataclass(slots=True)
@@ -74,60 +80,64 @@ class Scorer:
         self.inputs, self.input_lists = Cache(len(model.input_keep)), Lists(len(model.input_keep))
         self.hidden, self.hidden_lists = Cache(model.layers[0].width), Lists(model.layers[0].width)
         self._tables = model.transform.tables(model.input_keep)
-        self._make_room()
+        self._of_inputs, self._of_hidden = self._remembered()
         self._read, self._read_before = self._room_to_read(FEW_EVENTS), self._room_to_read(FEW_EVENTS)
 
     def score(self, events: EventBatch, explain: Explain | None = None) -> Scored:
         """Apply `events`, score their targets, and let `explain` say why."""
-        return self.classify(self.advance(events, explain is not None), explain)
+        advanced = self.advance(events)
+        self.settle(advanced)
+        return self.classify(advanced, explain)
 
-    def advance(self, events: EventBatch, seen: bool = False) -> Advanced:
-        """Apply `events`: stages A to C, all that moves the state.
-
-        seen  keep what the targets read, for an explanation
-        """
+    def advance(self, events: EventBatch) -> Advanced:
+        """Apply `events`: stage A."""
         began = self._clock()
         self._read, self._read_before = self._read_before, self._read
         if len(events.kind) > len(self._read.x):
             self._read = self._room_to_read(len(events.kind))
         applied = self.graph.apply(events, stage_a, self._for_stage_a)
         count, read = applied.entry_count, self._read
-        x, means, hidden_means = read.x[:count], read.means[:count], read.hidden_means[:count]
-        a = b = self._clock()
-        h = NO_HIDDEN
-        if count or applied.operation_count:  # else these are labels, and what changes nothing
-            h = self.model.hidden(x, means)
+        made = read.x[:count], read.means[:count], read.hidden_means[:count], NO_HIDDEN
+        return Advanced(applied, *made, {"A": self._clock() - began})
+
+    def settle(self, advanced: Advanced) -> None:
+        """Make and keep the hidden features of a micro-batch: stages B and C. Each is settled once, in order."""
+        applied, began = advanced.applied, self._clock()
+        b, rows, lists = began, applied.row_capacity, applied.list_capacity
+        if not _has_room(self._of_hidden, rows, lists):
+            self._of_hidden = values_of(self.hidden, self.hidden_lists, rows, lists)
+        if applied.entry_count or applied.operation_count:  # else these are labels, and what changes nothing
+            advanced.h = self.model.hidden(advanced.x, advanced.means)
             b = self._clock()
-            stage_c(applied.result, self._of_hidden, h, hidden_means)
-        c = self._clock()
-        to, targets = applied.result.targets, applied.target_count
-        which = slice(None) if targets == count else to.entry[:targets]
-        return Advanced(
-            to.event[:targets].copy(), to.row[:targets].copy(), h[which], hidden_means[which], applied.outcome.copy(),
-            {"A": a - began, "B": b - a, "C": c - b},
-            Seen(applied.channels, x, means, hidden_means).take(to.entry[:targets]) if seen else None,  # copies
-        )  # fmt: skip
+            stage_c(applied.result, self._of_hidden, advanced.h, advanced.hidden_means)
+        advanced.stage_seconds |= {"B": b - began, "C": self._clock() - b}
+        advanced.settled = True
 
     def classify(self, advanced: Advanced, explain: Explain | None = None) -> Scored:
-        """Score the targets of a micro-batch, stage D, and let `explain` say why, for which `seen` was asked."""
+        """Score the targets of a micro-batch that is settled, stage D, and let `explain` say why."""
         began, score, why = self._clock(), NO_SCORES, None
-        if len(advanced.h):
-            score = self.model.scores(advanced.h, advanced.hidden_means)
-        if explain is not None and advanced.seen is not None:
-            why = explain(advanced.seen, score)
+        applied, to = advanced.applied, advanced.applied.result.targets
+        targets = applied.target_count
+        which = slice(None) if targets == applied.entry_count else to.entry[:targets]
+        if targets:
+            score = self.model.scores(advanced.h[which], advanced.hidden_means[which])
+        if explain is not None:
+            read = Seen(applied.channels, advanced.x, advanced.means, advanced.hidden_means)
+            why = explain(read.take(to.entry[:targets]), score)
         seconds = advanced.stage_seconds | {"D": self._clock() - began}
-        return Scored(advanced.event, advanced.row, score, advanced.outcome, seconds, why)
+        event, row = to.event[:targets].copy(), to.row[:targets].copy()
+        return Scored(event, row, score, applied.outcome.copy(), seconds, why)
 
     def _for_stage_a(self) -> tuple[Tables, Values, Floats, Floats]:
-        if self._capacities != (self.graph.row_capacity, self.graph.list_capacity):
-            self._make_room()
+        rows, lists = self.graph.row_capacity, self.graph.list_capacity
+        if not _has_room(self._of_inputs, rows, lists):
+            self._of_inputs = values_of(self.inputs, self.input_lists, rows, lists)
         return self._tables, self._of_inputs, self._read.x, self._read.means
 
-    def _make_room(self) -> None:
-        """Make room for the graph's rows and lists."""
-        rows, lists = self._capacities = (self.graph.row_capacity, self.graph.list_capacity)
-        self._of_inputs = values_of(self.inputs, self.input_lists, rows, lists)
-        self._of_hidden = values_of(self.hidden, self.hidden_lists, rows, lists)
+    def _remembered(self) -> tuple[Values, Values]:
+        """Return inputs and hidden features as they are kept, with room for the graph's rows and lists."""
+        room = self.graph.row_capacity, self.graph.list_capacity
+        return values_of(self.inputs, self.input_lists, *room), values_of(self.hidden, self.hidden_lists, *room)
 
     def _room_to_read(self, events: int) -> _Read:
         relations, inputs, width = len(self.model.schema.relations), len(self._tables.keep), self.model.layers[0].width
@@ -151,7 +161,7 @@ class Scorer:
             cache.restore(arrays.pop(f"{prefix}.rows"), rows)
             running.restore(arrays.pop(f"{prefix}.sums"), lists)
         self.graph.restore(arrays)
-        self._make_room()
+        self._of_inputs, self._of_hidden = self._remembered()
 
     def memory_bytes(self) -> dict[str, int]:
         """Bytes by part, as allocated."""
@@ -165,6 +175,10 @@ def values_of(cache: Cache, lists: Lists, rows: int, count: int) -> Values:
     cache.reserve(rows)
     lists.reserve(count)
     return Values(cache.rows, lists.sums)
+
+
+def _has_room(values: Values, rows: int, count: int) -> bool:
+    return len(values.rows) >= rows and len(values.sums) >= count
 
 
 def raw_channels(events: EventBatch, applied: Applied) -> Raw:

@@ -17,6 +17,7 @@ from worlds import START, event_sequences, random_model, world
 
 import consumers.score
 import pipeline.log
+from consumers.intake import Intake
 from consumers.meanwhile import Meanwhile
 from consumers.score import ScoreConsumer
 from pipeline.config import Config, Score, Scores
@@ -34,7 +35,7 @@ WAITS = 60.0  # seconds, for what must happen
 @pytest.fixture(autouse=True, scope="module")
 def any_batch_is_large():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(consumers.score, "AHEAD_EVENTS", 0)
+        patch.setattr(consumers.score, "AHEAD_BYTES", 0)
         yield
 
 
@@ -170,13 +171,43 @@ def test_a_replay_reads_on_while_it_scores(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("free", "large"), [(False, 0), (True, 1000)], ids=["no core is free", "a micro-batch is small"]
+    ("free", "large"), [(False, 0), (True, 100_000)], ids=["no core is free", "a micro-batch is small"]
 )
 def test_one_thread_does_it_all_where(free, large, tmp_path, monkeypatch):
-    monkeypatch.setattr(consumers.score, "AHEAD_EVENTS", large)
+    monkeypatch.setattr(consumers.score, "AHEAD_BYTES", large)
     log = log_of(nodes(40))
     assert serve(log, tmp_path, free).scores == 40
     assert set(log.committed_by) == {"MainThread"}
+
+
+@pytest.mark.parametrize("log_goes_on", [True, False])
+@pytest.mark.parametrize("state_is_busy", [True, False])
+def test_whoever_makes_hidden_features_and_decodes_the_scores_are_the_same(
+    log_goes_on, state_is_busy, tmp_path, monkeypatch
+):
+    ahead, alone = log_of(nodes(200)), log_of(nodes(200))
+    serve(alone, tmp_path / "alone", free=False)
+    settled, decoded, settle, decode = [], [], Scorer.settle, Intake.decode
+
+    def noted(who, do):
+        def done(self, what):
+            who.append(threading.current_thread().name)
+            return do(self, what)
+
+        return done
+
+    monkeypatch.setattr(Scorer, "settle", noted(settled, settle))
+    monkeypatch.setattr(Intake, "decode", noted(decoded, decode))
+    monkeypatch.setattr(Meanwhile, "goes_on", log_goes_on)
+    busy = property(lambda self: state_is_busy, lambda self, value: None)
+    monkeypatch.setattr(ScoreConsumer, "_state_is_busy", busy, raising=False)
+    serve(ahead, tmp_path / "ahead")
+    assert len(settled) == len(decoded) == ahead.commits == 50
+    assert ("meanwhile" in decoded) == state_is_busy
+    assert ("meanwhile" in settled) == (not log_goes_on)
+    assert [score | {"scored_at": 0} for score in ahead.scores()] == [
+        score | {"scored_at": 0} for score in alone.scores()
+    ]
 
 
 def test_what_is_no_backlog_is_committed_at_once(tmp_path):
