@@ -2,12 +2,13 @@
 
     slots     (S,) SLOT     open addressing, linear probing, at most three quarters full; S is a power of two
     entries   (N,) ENTRY    by index: where its text lies; length -1 where the index has no name
-    text      (T,) uint8    the names' UTF-8 in the order they came; holes are closed when it is full
+    text      (T,) uint8    the names' UTF-8 in the order they came; holes are closed once they are the most of it
 
 A *space* keeps equal texts apart: each relation's group keys have their own. An index is the caller's choosing, and
 nothing but the place in `slots` depends on the hash, which is keyed: whoever sends ids cannot choose them to collide.
 
-A name costs its text, an entry and one to two slots with room between: 12 + 10 to 21 bytes and its text.
+A name costs its text, an entry and one to two slots with room between: 12 + 10 to 21 bytes and its text, which may
+have as much again of holes.
 """
 
 import secrets
@@ -56,10 +57,13 @@ class Names:
         self.table = table
 
     def _make_room_for_text(self, more: int) -> None:
-        """Make room for so many bytes more of text, and close its holes."""
+        """Make room for so many bytes more of text, by closing holes where they are most of it.
+
+        That reads all names, 3 ms for a hundred thousand: at each growth it was what the latest events waited for.
+        """
         table = self.table
         used, lost = int(table.meta["used"][0]), int(table.meta["lost"][0])
-        if not lost:
+        if 2 * lost < used:
             self._text.reserve(more_room(used, more))
             return
         text = Room(np.uint8).reserve(more_room(used - lost, more))
