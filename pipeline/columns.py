@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.names_kernel import LONGEST_NAME
-from pipeline.sections import Feature, Log1p, Numeric, OneHot, Vector, Weekday, text_of
+from pipeline.sections import Feature, Log1p, Numeric, OneHot, Vector, text_of
 from pipeline.texts import Texts
 from pipeline.texts_kernel import BETWEEN, ESCAPE
 
@@ -17,7 +17,7 @@ def problem_of(name: str, feature: Feature, value: Any) -> Problem | None:
     """Return why a feature cannot be read from the value of its field, None where it can."""
     if value is None:
         optional = getattr(feature, "default", None) is not None or getattr(feature, "other", False)
-        return None if optional or isinstance(feature, Weekday) else ("missing_field", f"{name} is missing")
+        return None if optional else ("missing_field", f"{name} is missing")
     match feature:
         case Numeric() | Log1p():
             return _number_problem(name, value, *feature.bounds)

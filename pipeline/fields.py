@@ -129,12 +129,13 @@ class Fields:
 
     def _with_others(self, texts: Texts) -> Texts:
         """Return the texts together with those of numbers that compiled code does not write."""
-        said: Any = texts.tolist()
-        for path, row in self._form.text.items():
-            is_number = np.isin(self.found["kind"][:, self._form.place[path]], (REAL, UNSIGNED, LARGE))
-            for i in np.flatnonzero(is_number & (texts.length[row] == NONE)).tolist():
-                said[row][i] = text_of(self.value(path, i))
-        return Texts.of([text for row in said for text in row], len(said))
+        kinds = self.found["kind"].T[self._form.textual]
+        rows, at = ((texts.length == NONE) & np.isin(kinds, (REAL, UNSIGNED, LARGE))).nonzero()
+        paths = list(self._form.text)
+        said = [text_of(self.value(paths[row], i)) for row, i in zip(rows.tolist(), at.tolist(), strict=True)]
+        others = Texts.of(said)
+        texts.start[rows, at], texts.length[rows, at] = others.start + len(texts.data), others.length
+        return Texts(np.concatenate([texts.data, others.data]), texts.start, texts.length)
 
 
 def _tree(forms: dict[str, str]) -> dict[str, Any]:

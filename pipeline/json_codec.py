@@ -5,7 +5,6 @@ looked at one by one, in Python, for the reason.
 """
 
 from collections.abc import Iterator
-from itertools import islice
 from types import NoneType
 from typing import Any
 
@@ -131,7 +130,7 @@ class JsonReader:
     def _check(self, fields: Fields, batch: EventBatch, doubtful: npt.NDArray[np.int64], wrong: Wrong) -> None:
         """Note what is wrong with doubtful events, but for their types, times and edges. The first problem counts."""
         for i in doubtful[batch.kind[doubtful] == NODE].tolist():
-            for problem in islice(self._feature_problems(fields, i), 1):
+            for problem in self._feature_problems(fields, i):
                 wrong.setdefault(i, problem)
         (nodes,) = (batch.kind == NODE).nonzero()
         check_groups(self._schema, batch.keys[:, nodes], nodes, wrong)
@@ -142,10 +141,9 @@ class JsonReader:
 
     def _feature_problems(self, fields: Fields, i: int) -> Iterator[Problem]:
         for name, feature in self._schema.features.items():
-            if (path := source_of(name, feature)) is not None:
-                problem = problem_of(name, feature, fields.value(path, i))
-                if problem is not None:
-                    yield problem
+            path = source_of(name, feature)
+            if path is not None and (problem := problem_of(name, feature, fields.value(path, i))) is not None:
+                yield problem
 
     def _other_problems(self, fields: Fields, kind: int, i: int) -> Iterator[Problem]:
         """Yield what is wrong with whether a node is a target, or with a label."""

@@ -35,7 +35,7 @@ def meaning_of(schema: Schema, form: Form) -> Meaning:
     words = {OF_TYPES: types_of(schema), OF_LABELS: labels_of(schema.labels)}
     words |= {spaces[name]: {text_of(v): i for i, v in enumerate(f.values)} for name, f in one_hots.items()}
     features = [_feature(schema, form, name, spaces.get(name, 0)) for name in schema.features]
-    earliest, latest = schema.ts_range
+    earliest, latest, max_ahead = map(float, (*schema.ts_range, schema.max_ahead))  # of one type: see `direct`
     return Meaning(
         words=_table(words),
         codes=np.array([*chain.from_iterable(codes.values() for codes in words.values())], np.int32),
@@ -47,7 +47,7 @@ def meaning_of(schema: Schema, form: Form) -> Meaning:
         ts=form.place[schema.path("ts")], target=form.place[schema.path("target")],
         edges=form.place[schema.path("edges")],
         default_type=EVENT_TYPES.index(schema.events.default_type), default_target=schema.nodes.target,
-        late=schema.time.missing == "log", earliest=earliest, latest=latest, max_ahead=schema.max_ahead,
+        late=schema.time.missing == "log", earliest=earliest, latest=latest, max_ahead=max_ahead,
     )  # fmt: skip
 
 
