@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.compiled import compiled, inlined
-from pipeline.fields_kernel import FALSE, LIST, MISSING, TRUE, read_vector
+from pipeline.fields_kernel import FALSE, LIST, MISSING, TRUE, head, note, read_vector, write_text
 from pipeline.graph_state import EDGE, LABEL, NODE, RETRACT, SCORE
 from pipeline.names_kernel import LONGEST_NAME, Table, find, hash_of
 from pipeline.texts_kernel import Column, Data, Parts, join
@@ -32,21 +32,23 @@ FEATURE = np.dtype(
     ],
     align=True,
 )
-OF_TYPES, OF_LABELS, OF_FEATURES = range(3)  # spaces of words; a feature has one of its own, from the third on
+OF_TYPES, OF_LABELS, OF_RELATIONS, OF_FEATURES = range(4)  # spaces of words; a feature has one of its own, from then on
 
 
 class Meaning(NamedTuple):
     """What one schema means by fields."""
 
-    words: Table  # of types, labels and one-hot values
-    codes: npt.NDArray[np.int32]  # what each stands for: a type's or a label's code, the place of a value
+    words: Table  # of types, labels, edge relations and one-hot values
+    codes: npt.NDArray[np.int32]  # what each stands for: a type's or a label's code, a relation, the place of a value
     features: npt.NDArray[np.void]  # FEATURE
     parts: Parts  # of group keys, rows among the texts
     optional: npt.NDArray[np.bool_]  # of each group relation, whether a node may be without a key
-    type: int  # of these four the rows among the texts
+    type: int  # of these six the rows among the texts
     id: int
     src: int
     label: int
+    relation: int
+    dst: int
     ts: int  # of these three the places
     target: int
     edges: int
@@ -70,20 +72,28 @@ class Events(NamedTuple):
     id_length: npt.NDArray[np.int32]
     keys: Column
     doubtful: npt.NDArray[np.bool_]
-    with_edges: npt.NDArray[np.bool_]  # edge events, retracts, and nodes that name edges
+    edges: npt.NDArray[np.int32]  # how many it names: an edge event and a retract without `id` one
+
+
+class Edges(NamedTuple):
+    """Columns of m edges, as in `EventBatch`."""
+
+    event: npt.NDArray[np.int32]
+    relation: npt.NDArray[np.int32]
+    other: Column
 
 
 @compiled
 def interpret(
     packed: Data, found: npt.NDArray[np.void], texts: Column, say: Meaning, appended_at: npt.NDArray[np.float64],
     room: npt.NDArray[np.void], out: Events,
-) -> tuple[bool, bool, int]:  # fmt: skip
-    """Write what the events say; return whether one is doubtful, whether one has edges, and the bytes of the keys.
+) -> tuple[bool, int, int]:  # fmt: skip
+    """Write what the events say; return whether one is doubtful, how many edges they name, and the bytes of the keys.
 
     packed, found, texts  as `fields_kernel` gives them
     room                  (1,) FOUND
     """
-    doubts, edges, used = False, False, join(texts, say.parts, out.keys)
+    doubts, edges, used = False, 0, join(texts, say.parts, out.keys)
     for i in range(len(found)):
         doubtful = False
         kind = _code(say, OF_TYPES, texts, say.type, i)
@@ -105,21 +115,27 @@ def interpret(
             for f in range(len(say.features)):
                 doubtful |= not _read_feature(packed, found[i], texts, say, say.features[f], room, out, i)
         doubtful |= not _keys_are_sound(say, is_node, out.keys, i)
-        out.with_edges[i] = kind in (EDGE, RETRACT) or (is_node and found[i, say.edges].length > 0)
+        named = found[i, say.edges].length if is_node else 0
+        if kind == EDGE or (kind == RETRACT and texts.length[say.id, i] < 0):
+            named = 1
+        out.edges[i] = named
         out.doubtful[i] = doubtful
         doubts |= doubtful
-        edges |= out.with_edges[i]
+        edges += named
     return doubts, edges, used
 
 
 @inlined
 def _code(say: Meaning, space: int, texts: Column, row: int, i: int) -> int:
     """Return what a word stands for, -1 for another one or none."""
-    start, length = texts.start[row, i], texts.length[row, i]
-    if length < 0:
-        return -1
-    tag = hash_of(texts.data, start, length, space, say.words.meta[0].key)
-    slot = find(say.words, texts.data, start, length, space, tag)
+    length = texts.length[row, i]
+    return _code_of(say, space, texts.data, texts.start[row, i], length) if length >= 0 else -1
+
+
+@inlined
+def _code_of(say: Meaning, space: int, data: Data, start: int, length: int) -> int:
+    tag = hash_of(data, start, length, space, say.words.meta[0].key)
+    slot = find(say.words, data, start, length, space, tag)
     return say.codes[say.words.slots[slot].index] if slot >= 0 else -1
 
 
@@ -190,3 +206,34 @@ def _keys_are_sound(say: Meaning, is_node: bool, keys: Column, i: int) -> bool:
         else:
             keys.length[r, i] = -1
     return sound
+
+
+@compiled
+def read_edges(
+    packed: Data, found: npt.NDArray[np.void], texts: Column, say: Meaning, said: Events, room: npt.NDArray[np.void],
+    out: Edges,
+) -> int:  # fmt: skip
+    """Write the edges that events name; return the bytes of the names at their other ends, -1 if one is not sound.
+
+    room  (1,) FOUND
+    """
+    m, used, sound = 0, 0, True
+    for i in range(len(found)):
+        at, in_list = found[i, say.edges].start, said.kind[i] == NODE
+        for _ in range(said.edges[i]):
+            if in_list:
+                _, _, at = head(packed, at)
+                _, length, at = head(packed, at)
+                relation = _code_of(say, OF_RELATIONS, packed, at, length)
+                at = note(packed, at + length, room[0])
+                end = write_text(packed, room[0], out.other.data, used)
+            else:
+                relation = _code(say, OF_RELATIONS, texts, say.relation, i)
+                end = used + texts.length[say.dst, i]
+                for k in range(end - used):
+                    out.other.data[used + k] = texts.data[texts.start[say.dst, i] + k]
+            out.event[m], out.relation[m] = i, relation
+            out.other.start[m], out.other.length[m] = used, end - used
+            sound &= relation >= 0 and 1 <= end - used <= LONGEST_NAME
+            m, used = m + 1, max(used, end)
+    return used if sound else -1

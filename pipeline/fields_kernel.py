@@ -44,8 +44,8 @@ def scan(packed: Data, places: Places, piece: int, left: npt.NDArray[np.int64], 
     at = 0
     for i in range(len(found)):
         if i % piece == 0:
-            _, _, at = _head(packed, at)
-        _, left[0], at = _head(packed, at)
+            _, _, at = head(packed, at)
+        _, left[0], at = head(packed, at)
         for p in range(len(places.depth)):
             depth, one = places.depth[p], found[i, p]
             one.kind, one.number, one.length = MISSING, np.nan, 0
@@ -54,15 +54,15 @@ def scan(packed: Data, places: Places, piece: int, left: npt.NDArray[np.int64], 
                 continue
             left[depth] -= 1
             if places.is_map[p]:
-                _, left[depth + 1], at = _head(packed, key)
+                _, left[depth + 1], at = head(packed, key)
             else:
-                at = _note(packed, key, one)
+                at = note(packed, key, one)
 
 
 @inlined
 def _key(packed: Data, at: int, keys: Column, p: int) -> int:
     """Return where the key at `at` ends if it is that of a place, else -1."""
-    _, length, start = _head(packed, at)
+    _, length, start = head(packed, at)
     if length != keys.length[p]:
         return -1
     same = 0
@@ -72,9 +72,9 @@ def _key(packed: Data, at: int, keys: Column, p: int) -> int:
 
 
 @inlined
-def _note(packed: Data, at: int, one: Any) -> int:
+def note(packed: Data, at: int, one: Any) -> int:
     """Note the value at `at`; return where it ends."""
-    kind, value, at = _head(packed, at)
+    kind, value, at = head(packed, at)
     one.kind = kind
     if kind == INTEGER:
         one.start, one.number = value, value
@@ -95,7 +95,7 @@ def _note(packed: Data, at: int, one: Any) -> int:
 def _end(packed: Data, at: int, values: int) -> int:
     """Return where so many values end, with all that is in them."""
     while values:
-        kind, value, at = _head(packed, at)
+        kind, value, at = head(packed, at)
         values -= 1
         if kind == TEXT:
             at += value
@@ -105,7 +105,7 @@ def _end(packed: Data, at: int, values: int) -> int:
 
 
 @inlined
-def _head(packed: Data, at: int) -> tuple[int, int, int]:
+def head(packed: Data, at: int) -> tuple[int, int, int]:
     """Return the kind of a value; its number, its bits, or how much it holds; and where it ends, or that begins."""
     byte: Any = np.int64(packed[at])  # with a sign
     after = at + 1
@@ -169,25 +169,29 @@ def write_texts(
     for f in range(len(chosen)):
         for i in range(len(found)):
             one = found[i, chosen[f]]
-            out.start[f, i] = at
-            if one.kind == TEXT:
-                for k in range(one.start, one.start + one.length):
-                    out.data[at] = packed[k]
-                    at += 1
-            elif one.kind == INTEGER:
-                at = _write_digits(one.start, out.data, at)
-            elif one.kind == REAL and abs(one.number) < 2.0**63 and np.floor(one.number) == one.number:
-                at = _write_digits(int(one.number), out.data, at)
-            elif one.kind == TRUE:
-                at = _write(TRUE_TEXT, out.data, at)
-            elif one.kind == FALSE:
-                at = _write(FALSE_TEXT, out.data, at)
-            else:
-                out.length[f, i] = -1
-                others |= one.kind in (REAL, UNSIGNED, LARGE)
-                continue
-            out.length[f, i] = at - out.start[f, i]
+            end = write_text(packed, one, out.data, at)
+            out.start[f, i], out.length[f, i] = at, end - at if end >= 0 else -1
+            others |= end < 0 and one.kind in (REAL, UNSIGNED, LARGE)
+            at = max(at, end)
     return at, others
+
+
+@inlined
+def write_text(packed: Data, one: Any, out: Data, at: int) -> int:
+    """Write a value as text behind `at`; return where it ends, -1 where it is none or takes another writer."""
+    if one.kind == TEXT:
+        for k in range(one.length):
+            out[at + k] = packed[one.start + k]
+        return at + one.length  # type: ignore[no-any-return]
+    if one.kind == INTEGER:
+        return _write_digits(one.start, out, at)
+    if one.kind == REAL and abs(one.number) < 2.0**63 and np.floor(one.number) == one.number:
+        return _write_digits(int(one.number), out, at)
+    if one.kind == TRUE:
+        return _write(TRUE_TEXT, out, at)
+    if one.kind == FALSE:
+        return _write(FALSE_TEXT, out, at)
+    return -1
 
 
 @inlined
@@ -229,7 +233,7 @@ def read_vector(
     good, at = bool(one.length == len(out)), one.start
     for c in range(len(out)):
         if good:
-            _, room[0].bits, at = _head(packed, at)
+            _, room[0].bits, at = head(packed, at)
             good = bool(abs(room[0].number) <= largest)
             out[c] = room[0].number
     if not good:

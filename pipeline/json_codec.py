@@ -13,12 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.columns import Problem, Wrong, problem_of
-from pipeline.columns_kernel import Events, interpret
+from pipeline.columns_kernel import Edges, Events, interpret, read_edges
 from pipeline.compiled import direct
 from pipeline.events import (
     LABEL,
     NODE,
-    RETRACT,
     BadEvent,
     EventBatch,
     bad_event,
@@ -28,15 +27,16 @@ from pipeline.events import (
     check_ts,
 )
 from pipeline.fields import Fields, Form
-from pipeline.fields_kernel import FOUND
+from pipeline.fields_kernel import FOUND, MOST_DIGITS
 from pipeline.log import Records
-from pipeline.meaning import labels_of, meaning_of, types_of
+from pipeline.meaning import edge_relations, labels_of, meaning_of, types_of
 from pipeline.schema import Schema, source_of
 from pipeline.sections import EVENT_FIELDS, text_of, timestamp
 from pipeline.texts import Texts
 from pipeline.texts_kernel import Column
 
-_interpret = direct(interpret)  # the arrays are all made here
+EdgeColumns = tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], Texts]  # event, relation, other end
+_interpret, _read_edges = direct(interpret), direct(read_edges)  # the arrays are all made here
 
 
 class JsonReader:
@@ -48,7 +48,7 @@ class JsonReader:
         self._path = {name: schema.path(name) for name in EVENT_FIELDS}
         joined = (len(relation.group_by) for _, relation in schema.groups if len(relation.group_by) > 1)
         self._joined = sum(joined)  # parts of keys that are written anew
-        self._relation = {name: r for r, name in enumerate(schema.relations) if schema.relations[name].kind == "edge"}
+        self._relation = edge_relations(schema)
 
     def read(self, records: Records) -> tuple[EventBatch, list[BadEvent]]:
         fields, records, bad = self._fields(records)
@@ -90,7 +90,7 @@ class JsonReader:
         if doubts:
             self._check_types(fields, doubtful, wrong)
             check_ts(self._schema, out.ts, out.kind, appended_at, wrong)
-        edge_columns = self._edge_columns(fields, out, wrong) if edges else _NO_EDGES
+        edge_columns = self._edge_columns(fields, out, edges, wrong) if edges else _NO_EDGES
         batch = EventBatch(
             kind=out.kind, id=ids, ts=out.ts, target=out.target, label=out.label, features=out.features, keys=keys,
             edge_event=edge_columns[0], edge_relation=edge_columns[1], edge_other=edge_columns[2],
@@ -109,7 +109,7 @@ class JsonReader:
             kind=np.empty(n, np.uint8), ts=ts, target=np.empty(n, np.bool_), label=np.empty(n, np.int8),
             features=np.empty((n, len(self._schema.own_channels)), np.float32),
             id_start=np.empty(n, np.int64), id_length=np.empty(n, np.int32), keys=keys,
-            doubtful=np.empty(n, np.bool_), with_edges=np.empty(n, np.bool_),
+            doubtful=np.empty(n, np.bool_), edges=np.empty(n, np.int32),
         )  # fmt: skip
 
     def _times(self, fields: Fields) -> npt.NDArray[np.float64]:
@@ -156,19 +156,26 @@ class JsonReader:
         elif kind == LABEL and text_of(word) not in words:
             yield "bad_label", f"label is {word!r:.80}, expected one of {', '.join(words)}"
 
-    def _edge_columns(
-        self, fields: Fields, said: Events, wrong: Wrong
-    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], Texts]:
+    def _edge_columns(self, fields: Fields, said: Events, count: int, wrong: Wrong) -> EdgeColumns:
         """Edges of the edge, retract and node events; an edge retract is the one whose `id` is missing."""
+        text_bytes = len(fields.packed) + len(fields.texts.data) + MOST_DIGITS * count
+        other = Column(np.empty(text_bytes, np.uint8), np.empty(count, np.int64), np.empty(count, np.int32))
+        out = Edges(np.empty(count, np.int32), np.empty(count, np.int32), other)
+        room = np.empty(1, FOUND)
+        used = _read_edges(fields.packed, fields.found, fields.texts.column, self._meaning, said, room, out)
+        if used < 0:
+            return self._doubtful_edges(fields, said, wrong)
+        return out.event, out.relation, Texts(other.data[:used], other.start, other.length)
+
+    def _doubtful_edges(self, fields: Fields, said: Events, wrong: Wrong) -> EdgeColumns:
+        """Read all edges one by one, for one of them is wrong, or names a node by a number that is no whole one."""
         path = self._path
         events: list[int] = []
         names: list[Any] = []
         others: list[Any] = []
-        for i in np.flatnonzero(said.with_edges).tolist():
+        for i in np.flatnonzero(said.edges).tolist():
             if said.kind[i] == NODE:
                 pairs = fields.value(path["edges"], i)
-            elif said.kind[i] == RETRACT and fields.value(path["id"], i) is not None:
-                continue
             else:
                 pairs = [(fields.value(path["relation"], i), fields.value(path["dst"], i))]
             events += [i] * len(pairs)
@@ -190,4 +197,4 @@ class JsonReader:
 
 
 _NOBODY = np.zeros(0, np.int64)
-_NO_EDGES = np.zeros(0, np.int32), np.zeros(0, np.int32), Texts.none(0)
+_NO_EDGES: EdgeColumns = np.zeros(0, np.int32), np.zeros(0, np.int32), Texts.none(0)

@@ -12,6 +12,7 @@ from pipeline.columns_kernel import (
     NUMERIC,
     OF_FEATURES,
     OF_LABELS,
+    OF_RELATIONS,
     OF_TYPES,
     ONE_HOT,
     VECTOR,
@@ -32,7 +33,7 @@ def meaning_of(schema: Schema, form: Form) -> Meaning:
     """Return what `schema` means by the fields of `form`, which is its own."""
     one_hots = {name: feature for name, feature in schema.features.items() if isinstance(feature, OneHot)}
     spaces = {name: space for space, name in enumerate(one_hots, OF_FEATURES)}
-    words = {OF_TYPES: types_of(schema), OF_LABELS: labels_of(schema.labels)}
+    words = {OF_TYPES: types_of(schema), OF_LABELS: labels_of(schema.labels), OF_RELATIONS: edge_relations(schema)}
     words |= {spaces[name]: {text_of(v): i for i, v in enumerate(f.values)} for name, f in one_hots.items()}
     features = [_feature(schema, form, name, spaces.get(name, 0)) for name in schema.features]
     earliest, latest, max_ahead = map(float, (*schema.ts_range, schema.max_ahead))  # of one type: see `direct`
@@ -43,7 +44,8 @@ def meaning_of(schema: Schema, form: Form) -> Meaning:
         parts=_parts([[form.text[path] for path in relation.group_by] for _, relation in schema.groups]),
         optional=np.array([relation.optional for _, relation in schema.groups], np.bool_),
         type=form.text[schema.events.type], id=form.text[schema.path("id")], src=form.text[schema.path("src")],
-        label=form.text[schema.path("label")],
+        label=form.text[schema.path("label")], relation=form.text[schema.path("relation")],
+        dst=form.text[schema.path("dst")],
         ts=form.place[schema.path("ts")], target=form.place[schema.path("target")],
         edges=form.place[schema.path("edges")],
         default_type=EVENT_TYPES.index(schema.events.default_type), default_target=schema.nodes.target,
@@ -60,6 +62,11 @@ def types_of(schema: Schema) -> Codes:
 def labels_of(labels: Labels) -> Codes:
     """Return what each word of a label stands for: 1 spam, 0 not."""
     return {text_of(word): 1 for word in labels.spam} | {text_of(word): 0 for word in labels.not_spam}
+
+
+def edge_relations(schema: Schema) -> Codes:
+    """Return the index of each relation of edges."""
+    return {name: r for r, (name, relation) in enumerate(schema.relations.items()) if relation.kind == "edge"}
 
 
 def _table(words: Mapping[int, Codes]) -> Any:

@@ -96,7 +96,7 @@ def test_numbers_that_msgpack_does_not_have_are_read_all_the_same():
 
 
 def plain_event(schema, event):
-    """(type, ts, target, label, id, channels, keys) of a message; None where something is wrong with it."""
+    """(type, ts, target, label, id, channels, keys, edges) of a message; None where something is wrong with it."""
     kind = event.get("type") or "node"
     if kind not in EVENT_TYPES:
         return None
@@ -120,7 +120,21 @@ def plain_event(schema, event):
         missing = any(key is None and not r.optional for key, (_, r) in zip(keys, schema.groups, strict=True))
         if channels is None or missing or any(key is not None and len(key) > 1024 for key in keys):
             return None
-    return kind, None if kind == "retract" else ts, target, label, text_of(name), channels, keys
+    edges = plain_edges(kind, event)
+    if edges is None:
+        return None
+    return kind, None if kind == "retract" else ts, target, label, text_of(name), channels, keys, edges
+
+
+def plain_edges(kind, event):
+    """[(relation, other end)]; None where one is wrong."""
+    pairs = (event.get("edges") or []) if kind == "node" else []
+    if kind == "edge" or (kind == "retract" and event.get("id") is None):
+        pairs = [(event.get("relation"), event.get("dst"))]
+    for relation, other in pairs:
+        if relation not in ("friend", "replies_to") or other is None or not 1 <= len(text_of(other)) <= 1024:
+            return None
+    return [(relation, text_of(other)) for relation, other in pairs]
 
 
 def plain_channels(event):
@@ -141,6 +155,7 @@ numbers = st.sampled_from([0, 1, 2.5, -1, 1e9, 1e30, 1.1e30, 10**25, 2**63, 2**7
 texts = st.sampled_from(["a", "", "b" * 1024, "ä" * 1024, "ä" * 1025, "1", "true", "\x1f", "\x1e0"])
 names = texts | st.sampled_from([7, 7.0, 7.5, -3, 2**63, 10**30, 1e25])
 times = st.sampled_from([START, START + 1.5, 0, -1e300, 1e18]) | st.floats(START, START + 1e7)
+relations = st.sampled_from(["friend", "friend", "replies_to", "replies_to", "user", "nope"])
 messages = st.fixed_dictionaries(
     {},
     optional={
@@ -153,6 +168,9 @@ messages = st.fixed_dictionaries(
         "stars": st.sampled_from([1, 2, 3, 1.0, 3.0, 4, "2", None]),
         "amount": numbers | st.none(),
         "embedding": st.lists(numbers, min_size=2, max_size=2) | st.just([]) | st.none() | st.just([1, 2.5]),
+        "relation": relations | st.none(),
+        "dst": names | st.just("y"),
+        "edges": st.lists(st.tuples(relations, names | st.just("z")), max_size=3) | st.none(),
         "user": names | st.just("u"),
         "product": names | st.none(),
     },
@@ -168,12 +186,14 @@ good = {"id": "x", "ts": START, "stars": 2, "embedding": [1, 2], "user": "u"}
 @settings(max_examples=300, deadline=None)
 def test_events_are_what_a_plain_reading_of_each_message_says(said):
     schema = world()
-    events = [one for one in said if one.get("type") != "edge" and (one.get("type") != "retract" or "id" in one)]
-    batch, bad = Decoder(schema).decode(records(events))
-    expected = {i: plain for i, event in enumerate(events) if (plain := plain_event(schema, event)) is not None}
+    batch, bad = Decoder(schema).decode(records(said))
+    expected = {i: plain for i, event in enumerate(said) if (plain := plain_event(schema, event)) is not None}
     assert batch.position.tolist() == list(expected)
-    assert sorted(event.position for event in bad) == [i for i in range(len(events)) if i not in expected]
-    for at, (kind, ts, target, label, name, channels, keys) in enumerate(expected.values()):
+    assert sorted(event.position for event in bad) == [i for i in range(len(said)) if i not in expected]
+    found_edges = zip(batch.edge_event.tolist(), batch.edge_relation.tolist(), batch.edge_other.tolist(), strict=True)
+    found = [(at, schema.relation_names[r], other) for at, r, other in found_edges]
+    assert found == [(at, *edge) for at, plain in enumerate(expected.values()) for edge in plain[-1]]
+    for at, (kind, ts, target, label, name, channels, keys, _) in enumerate(expected.values()):
         assert EVENT_TYPES[batch.kind[at]] == kind
         assert (batch.ts[at] == ts) if ts is not None else np.isnan(batch.ts[at])
         assert (batch.target[at], batch.label[at], batch.id[at]) == (target, label, name)
@@ -188,6 +208,14 @@ def test_any_number_of_messages_is_read(count):
     assert (batch.id.tolist(), bad) == ([str(i) for i in range(count)], [])
     assert batch.ts.tolist() == [START + i for i in range(count)]
     assert batch.kind.tolist() == [NODE] * count
+
+
+def test_an_edge_may_lead_to_a_node_that_is_named_by_a_large_number():
+    """Its digits are more than msgpack's bytes: there must be room for them."""
+    large = [10 ** (900 + i) for i in range(100)]
+    events = [{"type": "edge", "relation": "friend", "src": i, "dst": dst, "ts": START} for i, dst in enumerate(large)]
+    batch, bad = Decoder(world()).decode(records(events))
+    assert (batch.edge_other.tolist(), bad) == (list(map(str, large)), [])
 
 
 def test_the_codes_of_the_types_are_those_of_the_compiled_code():
