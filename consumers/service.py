@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 from consumers.announce import start_line
 from consumers.follow import Follower, Following
@@ -26,7 +26,7 @@ from pipeline.live.status import Status, status
 from pipeline.live.trend import Trend, watched
 from pipeline.log_url import Membership, is_kafka, join_group, open_log, open_shard_log, partitions_of
 from pipeline.logs import line, prefaced
-from pipeline.messages import ScoreWriter
+from pipeline.messages import Form, ScoreWriter
 from pipeline.metrics import MetricsServer, QualityCollector, ScorerCollector, new_registry
 from pipeline.model import Model
 from pipeline.schema_fit import check_topics
@@ -174,7 +174,9 @@ def warm_up(model: Model) -> None:
     Decoder(model.schema).decode([])
     scorer, nodes = Scorer(model), plain_nodes(model.schema, WARM_NODES)
     for events in (nodes.part(0, 1), nodes.part(1, WARM_NODES)):
-        ScoreWriter(model.version, "", model.threshold, "single").write(events, scorer.score(events), 0.0)
+        scored = scorer.score(events)
+        for form in get_args(Form):
+            ScoreWriter(model.version, "", model.threshold, form).write(events, scored, 0.0)
 
 
 def _report(stats: GroupStats) -> dict[str, Any]:

@@ -90,7 +90,8 @@ class JsonReader:
         if doubts:
             self._check_types(fields, doubtful, wrong)
             check_ts(self._schema, out.ts, out.kind, appended_at, wrong)
-        edge_columns = self._edge_columns(fields, out, edges, wrong) if edges else _NO_EDGES
+        named = edges or self._relation  # those that may come are read from the first batch on: no event waits for code
+        edge_columns = self._edge_columns(fields, out, edges, wrong) if named else _NO_EDGES
         batch = EventBatch(
             kind=out.kind, id=ids, ts=out.ts, target=out.target, label=out.label, features=out.features, keys=keys,
             edge_event=edge_columns[0], edge_relation=edge_columns[1], edge_other=edge_columns[2],

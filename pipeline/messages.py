@@ -28,7 +28,9 @@ from msgspec import UNSET, UnsetType
 from pipeline.events import REASONS, BadEvent, EventBatch
 from pipeline.log import JSON, Headers, Message, Record
 from pipeline.scorer import Scored
+from pipeline.texts import Texts
 
+Form = Literal["single", "packed"]
 PACKED_SCORES = "application/x-graphsieve-scores"
 
 MAX_BYTES = 900_000  # of a message: a broker refuses those beyond 1 MiB, unless told otherwise
@@ -90,7 +92,7 @@ _decode_packed = msgspec.msgpack.Decoder(_Packed).decode
 class _Columns:
     """The scores of a micro-batch."""
 
-    id: list[str]
+    id: list[str] | Texts  # texts where they are to be packed
     score: npt.NDArray[np.float32]
     ts: npt.NDArray[np.float64]
     position: npt.NDArray[np.int64]
@@ -135,21 +137,22 @@ class ScoreWriter:
         model: str,
         schema: str,
         threshold: float,
-        form: Literal["single", "packed"],
+        form: Form,
         players: Sequence[str] = (),  # who adds to scores that are explained
     ) -> None:
         self._model, self._schema, self._threshold, self._players = model, schema, threshold, list(players)
+        self._packs = form == "packed"
         about = (("model", model.encode()), ("schema", schema.encode()))
         # One object in all messages, so that a log need not translate it for each.
-        self._headers: Headers = about if form == "packed" else (("content-type", JSON.encode()), *about)
-        self._write = self._packed if form == "packed" else self._single
+        self._headers: Headers = about if self._packs else (("content-type", JSON.encode()), *about)
+        self._write = self._packed if self._packs else self._single
 
     def write(self, events: EventBatch, scored: Scored, now: float) -> list[Message]:
         """Return the messages for the scores of `events`."""
         place = slice(None) if len(scored.event) == len(events) else scored.event
-        ids = events.id[place].known()
         where = events.ts[place], events.position[place], events.index[place]
-        columns = _Columns(ids, scored.score, *where, self._players, scored.why)
+        ids = events.id[place]
+        columns = _Columns(ids if self._packs else ids.known(), scored.score, *where, self._players, scored.why)
         return list(self._write(columns, now))
 
     def _single(self, columns: _Columns, now: float) -> Iterator[Message]:
@@ -162,7 +165,9 @@ class ScoreWriter:
         if not count:
             return
         buffers = {name: getattr(columns, name).astype(form).tobytes() for name, form in _BUFFERS.items()}
-        packed = _Packed(self._model, self._schema, self._threshold, now, columns.id, **buffers)
+        assert isinstance(columns.id, Texts)
+        ids: Any = msgspec.Raw(columns.id.msgpack())
+        packed = _Packed(self._model, self._schema, self._threshold, now, ids, **buffers)
         if columns.why is not None:
             packed.players = self._players
             packed.why = columns.why[is_spam(columns.score, self._threshold)].astype("<f4").tobytes()

@@ -14,12 +14,12 @@ import numpy as np
 
 from pipeline import texts_kernel
 from pipeline.compiled import direct, is_plain
-from pipeline.texts_kernel import Column, Data, Lengths, Starts
+from pipeline.texts_kernel import PACKED_BYTES, Column, Data, Lengths, Starts
 
 NONE = -1
 _BYTE, _START, _LENGTH = np.dtype(np.uint8), np.dtype(np.int64), np.dtype(np.int32)
 # Only for arrays of a `Texts`, which sees to their types.
-_lay_out, _gather = direct(texts_kernel.lay_out), direct(texts_kernel.gather)
+_lay_out, _gather, _pack = direct(texts_kernel.lay_out), direct(texts_kernel.gather), direct(texts_kernel.pack)
 are_within = direct(texts_kernel.are_within)
 CONTINUES = 0b10  # the upper bits of a byte of UTF-8 that no character begins with
 
@@ -144,6 +144,13 @@ class Texts:
         data = np.empty(size, np.uint8)
         _gather(self.data, start, length, data)
         return Texts(data, near.reshape(self.length.shape), self.length)
+
+    def msgpack(self) -> bytes:
+        """Return a column in which each is a text as msgpack's list of them, without an object for each."""
+        n = len(self)
+        out = np.empty(int(self.length.sum()) + PACKED_BYTES * n, np.uint8)
+        used = _pack(self.data, self.start, self.length, out)
+        return b"\xdd" + n.to_bytes(4, "big") + out[:used].tobytes()
 
     def is_text(self) -> bool:
         """Is every text UTF-8?  Of one that came from outside nobody knows."""

@@ -11,6 +11,7 @@ Data = npt.NDArray[np.uint8]
 Starts = npt.NDArray[np.int64]
 Lengths = npt.NDArray[np.int32]
 
+PACKED_BYTES = 5  # of a text in msgpack, besides its own, at most
 BETWEEN, ESCAPE = 0x1F, 0x1E  # two control characters; the second stands for both where a text has one of them
 
 
@@ -37,6 +38,27 @@ def gather(data: Data, start: Starts, length: Lengths, out: Data) -> None:
         for k in range(length[i]):
             out[at + k] = data[start[i] + k]
         at += max(length[i], 0)
+
+
+@compiled
+def pack(data: Data, start: Starts, length: Lengths, out: Data) -> int:
+    """Write texts as msgpack has them, one behind the other; return how many bytes that takes.
+
+    out  room for all texts, and for PACKED_BYTES more for each
+    """
+    at = 0
+    for i in range(len(length)):
+        size = int(length[i])
+        out[at] = 0xA0 | size if size < 32 else 0xDB  # of short ones the first byte tells the length
+        at += 1
+        for shift in (24, 16, 8, 0):
+            if size >= 32:
+                out[at] = (size >> shift) & 0xFF
+                at += 1
+        for k in range(size):
+            out[at + k] = data[start[i] + k]
+        at += size
+    return at
 
 
 @compiled

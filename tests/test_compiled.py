@@ -86,7 +86,9 @@ events[50:50] = [
 scorer = Scorer(model)
 for some in (events[:1], events[1:]):
     batch, _ = Decoder(model.schema).decode(records(some))
-    ScoreWriter("", "", 0.5, "single").write(batch, scorer.score(batch), 0.0)
+    scored = scorer.score(batch)
+    for form in ("single", "packed"):
+        ScoreWriter("", "", 0.5, form).write(batch, scored, 0.0)
 print(before, loaded())
 """
 

@@ -18,6 +18,7 @@ from pipeline.events import BadEvent
 from pipeline.log import JSON, Message, Move, Record
 from pipeline.messages import MAX_BYTES, PACKED_SCORES, DeadLetter, ScoreMessage, ScoreReader, dead_letters
 from pipeline.sqlite_log import SqliteLog
+from pipeline.texts import Texts
 
 ONE_MEBIBYTE = 2**20  # what a Kafka broker takes, unless told otherwise
 BATCH = [("a", 0.25, 3), ("b", 0.75, 5), ("c", 0.125, 6)]
@@ -95,6 +96,13 @@ def test_the_verdict_is_that_of_the_exact_score_not_of_the_rounded_one(form):
     between = round(float(np.float32(0.7654321)), 8)
     (above,) = read(written(form, [("a", 0.7654321, 0)], threshold=between))
     assert (above.score, above.is_spam) == (between, False)
+
+
+@given(st.lists(st.text(max_size=9) | st.sampled_from([0, 31, 32, 255, 256, 70_000]).map("ä".__mul__), max_size=9))
+def test_ids_are_packed_as_msgpack_has_them(ids):
+    texts = Texts.of(ids)
+    assert msgspec.msgpack.decode(texts.msgpack()) == ids
+    assert msgspec.msgpack.decode(texts[::2].msgpack()) == ids[::2]
 
 
 def test_packed_scores_that_a_broker_would_refuse_go_in_parts():
