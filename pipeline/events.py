@@ -3,9 +3,8 @@
     EventBatch    events in log order; what JSON and packed messages both become
     BadEvent      an event that could not be understood: reason, bytes, position (data, not an exception)
 
-`json_codec`, `packed_codec`, `tombstones` turn messages into these and `decoder` joins them: the five modules are all
-that knows the wire. A batch without a bad event is handled column by column; only one that has any is looked at event
-by event.
+`json_codec` (with `fields`), `packed_codec` and `tombstones` turn messages into these and `decoder` joins them; nothing
+else knows the wire. Good events are handled column by column; only those that are bad are looked at one by one.
 """
 
 from collections.abc import Sequence
