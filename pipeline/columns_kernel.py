@@ -14,7 +14,7 @@ from pipeline.compiled import compiled, inlined
 from pipeline.fields_kernel import FALSE, LIST, MISSING, TRUE, head, note, read_vector, write_text
 from pipeline.graph_state import EDGE, LABEL, NODE, RETRACT, SCORE
 from pipeline.names_kernel import LONGEST_NAME, Table, find, hash_of
-from pipeline.texts_kernel import Column, Data, Parts, join
+from pipeline.texts_kernel import Column, Data, Parts, copy, join
 
 NUMERIC, LOG1P, ONE_HOT, VECTOR, WEEKDAY = range(5)
 FEATURE = np.dtype(
@@ -103,8 +103,9 @@ def interpret(
         out.kind[i] = kind
         out.features[i, :] = 0.0
         is_node = kind == NODE
+        is_edge = kind == EDGE or (kind == RETRACT and texts.length[say.id, i] < 0)
         doubtful |= _read_time(found[i, say.ts].kind == MISSING, say, appended_at[i], kind, out, i)
-        doubtful |= _read_id(texts, say, kind, out, i)
+        doubtful |= not _read_name(texts, say.src if is_edge else say.id, out, i)
         target = found[i, say.target].kind
         wanted = target == TRUE or (target == MISSING and say.default_target)
         out.target[i] = kind == SCORE or (is_node and wanted)
@@ -114,10 +115,10 @@ def interpret(
         if is_node:
             for f in range(len(say.features)):
                 doubtful |= not _read_feature(packed, found[i], texts, say, say.features[f], room, out, i)
-        doubtful |= not _keys_are_sound(say, is_node, out.keys, i)
-        named = found[i, say.edges].length if is_node else 0
-        if kind == EDGE or (kind == RETRACT and texts.length[say.id, i] < 0):
-            named = 1
+            doubtful |= not _keys_are_sound(say, out.keys, i)
+        else:
+            out.keys.length[:, i] = -1
+        named = found[i, say.edges].length if is_node else int(is_edge)
         out.edges[i] = named
         out.doubtful[i] = doubtful
         doubts |= doubtful
@@ -154,13 +155,10 @@ def _read_time(missing: bool, say: Meaning, appended_at: float, kind: int, out: 
 
 
 @inlined
-def _read_id(texts: Column, say: Meaning, kind: int, out: Events, i: int) -> bool:
-    """Write which node: `id`; of an edge event, and of a retract that has none, `src`. Return whether it is no name."""
-    row = say.id
-    if kind == EDGE or (kind == RETRACT and texts.length[row, i] < 0):
-        row = say.src
+def _read_name(texts: Column, row: int, out: Events, i: int) -> bool:
+    """Write which node it is of; return whether that is a name."""
     out.id_start[i], out.id_length[i] = texts.start[row, i], texts.length[row, i]
-    return not 1 <= out.id_length[i] <= LONGEST_NAME
+    return bool(1 <= out.id_length[i] <= LONGEST_NAME)
 
 
 @inlined
@@ -197,14 +195,11 @@ def weekday(ts: float) -> int:
 
 
 @inlined
-def _keys_are_sound(say: Meaning, is_node: bool, keys: Column, i: int) -> bool:
-    """Is a key there, and none too long? Only nodes have them."""
+def _keys_are_sound(say: Meaning, keys: Column, i: int) -> bool:
+    """Is every key there that must be, and none too long?"""
     sound = True
     for r in range(len(say.optional)):
-        if is_node:
-            sound &= (0 if not say.optional[r] else -1) <= keys.length[r, i] <= LONGEST_NAME
-        else:
-            keys.length[r, i] = -1
+        sound &= (-1 if say.optional[r] else 0) <= keys.length[r, i] <= LONGEST_NAME
     return sound
 
 
@@ -229,9 +224,7 @@ def read_edges(
                 end = write_text(packed, room[0], out.other.data, used)
             else:
                 relation = _code(say, OF_RELATIONS, texts, say.relation, i)
-                end = used + texts.length[say.dst, i]
-                for k in range(end - used):
-                    out.other.data[used + k] = texts.data[texts.start[say.dst, i] + k]
+                end = copy(texts.data, texts.start[say.dst, i], texts.length[say.dst, i], out.other.data, used)
             out.event[m], out.relation[m] = i, relation
             out.other.start[m], out.other.length[m] = used, end - used
             sound &= relation >= 0 and 1 <= end - used <= LONGEST_NAME

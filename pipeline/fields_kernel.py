@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.compiled import compiled, inlined
-from pipeline.texts_kernel import Column, Data
+from pipeline.texts_kernel import Column, Data, copy
 
 # What may stand at a place. INTEGER, REAL and the two that are larger are numbers; MAP stands at none that is read.
 MISSING, FALSE, TRUE, INTEGER, UNSIGNED, LARGE, REAL, TEXT, LIST, MAP = range(10)
@@ -180,9 +180,7 @@ def write_texts(
 def write_text(packed: Data, one: Any, out: Data, at: int) -> int:
     """Write a value as text behind `at`; return where it ends, -1 where it is none or takes another writer."""
     if one.kind == TEXT:
-        for k in range(one.length):
-            out[at + k] = packed[one.start + k]
-        return at + one.length  # type: ignore[no-any-return]
+        return copy(packed, one.start, one.length, out, at)
     if one.kind == INTEGER:
         return _write_digits(one.start, out, at)
     if one.kind == REAL and abs(one.number) < 2.0**63 and np.floor(one.number) == one.number:

@@ -48,7 +48,7 @@ class JsonReader:
         self._path = {name: schema.path(name) for name in EVENT_FIELDS}
         joined = (len(relation.group_by) for _, relation in schema.groups if len(relation.group_by) > 1)
         self._joined = sum(joined)  # parts of keys that are written anew
-        self._relation = edge_relations(schema)
+        self._types, self._labels, self._relation = types_of(schema), labels_of(schema.labels), edge_relations(schema)
 
     def read(self, records: Records) -> tuple[EventBatch, list[BadEvent]]:
         fields, records, bad = self._fields(records)
@@ -86,8 +86,8 @@ class JsonReader:
         )
         keys = Texts(out.keys.data[:used], out.keys.start, out.keys.length)
         ids = Texts(texts.data, out.id_start, out.id_length)
-        (doubtful,) = out.doubtful.nonzero() if doubts else (_NOBODY,)
-        if doubts:
+        doubtful = np.flatnonzero(out.doubtful).tolist() if doubts else []
+        if doubtful:
             self._check_types(fields, doubtful, wrong)
             check_ts(self._schema, out.ts, out.kind, appended_at, wrong)
         named = edges or self._relation  # those that may come are read from the first batch on: no event waits for code
@@ -97,7 +97,7 @@ class JsonReader:
             edge_event=edge_columns[0], edge_relation=edge_columns[1], edge_other=edge_columns[2],
             position=np.array(records.columns.position, np.int64), index=np.zeros(n, np.int32),
         )  # fmt: skip
-        if doubts:
+        if doubtful:
             self._check(fields, batch, doubtful, wrong)
         return batch
 
@@ -121,22 +121,21 @@ class JsonReader:
         ts = fields.number(self._path["ts"])
         return ts / 1000.0 if self._schema.time.unit == "milliseconds" else ts.copy()
 
-    def _check_types(self, fields: Fields, doubtful: npt.NDArray[np.int64], wrong: Wrong) -> None:
-        words = types_of(self._schema)
-        for i in doubtful.tolist():
+    def _check_types(self, fields: Fields, doubtful: list[int], wrong: Wrong) -> None:
+        for i in doubtful:
             word = fields.value(self._schema.events.type, i)
-            if word is not None and text_of(word) not in words:
-                wrong[i] = ("unknown_type", f"type is {word!r:.80}, expected one of {', '.join(words)}")
+            if word is not None and text_of(word) not in self._types:
+                wrong[i] = ("unknown_type", f"type is {word!r:.80}, expected one of {', '.join(self._types)}")
 
-    def _check(self, fields: Fields, batch: EventBatch, doubtful: npt.NDArray[np.int64], wrong: Wrong) -> None:
+    def _check(self, fields: Fields, batch: EventBatch, doubtful: list[int], wrong: Wrong) -> None:
         """Note what is wrong with doubtful events, but for their types, times and edges. The first problem counts."""
-        for i in doubtful[batch.kind[doubtful] == NODE].tolist():
-            for problem in self._feature_problems(fields, i):
+        for i in doubtful:
+            for problem in self._feature_problems(fields, i) if batch.kind[i] == NODE else ():
                 wrong.setdefault(i, problem)
         (nodes,) = (batch.kind == NODE).nonzero()
         check_groups(self._schema, batch.keys[:, nodes], nodes, wrong)
         check_texts("id", batch.id, wrong)
-        for i in doubtful.tolist():
+        for i in doubtful:
             for problem in self._other_problems(fields, batch.kind[i], i):
                 wrong.setdefault(i, problem)
 
@@ -149,13 +148,12 @@ class JsonReader:
     def _other_problems(self, fields: Fields, kind: int, i: int) -> Iterator[Problem]:
         """Yield what is wrong with whether a node is a target, or with a label."""
         target, word = fields.value(self._path["target"], i), fields.value(self._path["label"], i)
-        words = labels_of(self._schema.labels)
         if kind == NODE and type(target) not in (bool, NoneType):
             yield "wrong_type", "target is neither true nor false"
         elif kind == LABEL and word is None:
             yield "missing_field", "label is missing"
-        elif kind == LABEL and text_of(word) not in words:
-            yield "bad_label", f"label is {word!r:.80}, expected one of {', '.join(words)}"
+        elif kind == LABEL and text_of(word) not in self._labels:
+            yield "bad_label", f"label is {word!r:.80}, expected one of {', '.join(self._labels)}"
 
     def _edge_columns(self, fields: Fields, said: Events, count: int, wrong: Wrong) -> EdgeColumns:
         """Edges of the edge, retract and node events; an edge retract is the one whose `id` is missing."""
@@ -197,5 +195,4 @@ class JsonReader:
         return found
 
 
-_NOBODY = np.zeros(0, np.int64)
 _NO_EDGES: EdgeColumns = np.zeros(0, np.int32), np.zeros(0, np.int32), Texts.none(0)

@@ -65,8 +65,9 @@ class Log1p(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", t
     bounds: ClassVar[tuple[float, float]] = (0.0, LARGEST)
 
     def problems(self) -> Iterator[Problem]:
-        if self.default is not None and not 0 <= self.default <= LARGEST:
-            yield "default", f"{self.default:g} is out of range; write a number from 0 to {LARGEST:g}"
+        lowest, largest = self.bounds
+        if self.default is not None and not lowest <= self.default <= largest:
+            yield "default", f"{self.default:g} is out of range; write a number from {lowest:g} to {largest:g}"
 
 
 class OneHot(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="one_hot"):

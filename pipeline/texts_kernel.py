@@ -35,9 +35,15 @@ def gather(data: Data, start: Starts, length: Lengths, out: Data) -> None:
     """Write texts one behind the other."""
     at = 0
     for i in range(len(length)):
-        for k in range(length[i]):
-            out[at + k] = data[start[i] + k]
-        at += max(length[i], 0)
+        at = copy(data, start[i], length[i], out, at)
+
+
+@inlined
+def copy(data: Data, start: int, length: int, out: Data, at: int) -> int:
+    """Write a text, nothing where there is none, behind `at`; return where it ends."""
+    for k in range(length):
+        out[at + k] = data[start + k]
+    return at + max(length, 0)
 
 
 @compiled
@@ -55,9 +61,7 @@ def pack(data: Data, start: Starts, length: Lengths, out: Data) -> int:
             if size >= 32:
                 out[at] = (size >> shift) & 0xFF
                 at += 1
-        for k in range(size):
-            out[at + k] = data[start[i] + k]
-        at += size
+        at = copy(data, start[i], length[i], out, at)
     return at
 
 
