@@ -1,5 +1,6 @@
 """Snapshots: whole or not there, the newest two, every byte checked; in a folder and wherever fsspec reaches."""
 
+import gc
 import shutil
 import signal
 import socket
@@ -7,6 +8,8 @@ import subprocess
 import sys
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 
 import fsspec
@@ -16,7 +19,9 @@ from fakes import one_megabyte_disk
 
 from pipeline.config import Config, Score, Topics
 from pipeline.errors import ConfigError, SnapshotError, UnsoundSnapshot
+from pipeline.graph import META
 from pipeline.room import Room
+from pipeline.snapshot import read_array, write_array
 from pipeline.snapshot_files import Address, open_files
 from pipeline.snapshot_store import SnapshotStore, open_shard_store, open_store, shards_of
 
@@ -53,6 +58,17 @@ def local(tmp_path):
     store = open_store(str(tmp_path / "state"), "", keep=2, exclusive=True)
     yield store
     store.close()
+
+
+@pytest.fixture
+def busy_collector():
+    """Garbage is collected, and threads take turns, all the time."""
+    thresholds, interval = gc.get_threshold(), sys.getswitchinterval()
+    gc.set_threshold(50)
+    sys.setswitchinterval(1e-5)
+    yield
+    gc.set_threshold(*thresholds)
+    sys.setswitchinterval(interval)
 
 
 def positions(store):
@@ -315,6 +331,24 @@ def test_not_a_bit_of_an_array_can_flip_unseen(local):
         data[bit // 8] ^= 1 << bit % 8
         path.write_bytes(data)
         assert local.read_array(name, "rows", manifest.arrays["rows"]) == "does not match its checksum"
+
+
+def test_threads_read_headers_at_once_while_garbage_is_collected(busy_collector):
+    class Garbage:
+        def __init__(self):
+            self.itself = self
+
+        def __del__(self):
+            sum(range(50))  # Python code, in which another thread may have its turn
+
+    def read(_: int) -> bool:
+        Garbage()
+        return read_array(BytesIO(data.getvalue()), stored) is not None
+
+    data = BytesIO()
+    stored = write_array(data, np.zeros(1, META))
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(read, range(4000)))
 
 
 def test_a_snapshot_of_another_format_is_refused(local):
