@@ -19,6 +19,7 @@ import numba
 import numpy.typing as npt
 from llvmlite import ir
 from numba.core import cgutils
+from numba.core.registry import CPUDispatcher
 from numba.extending import intrinsic
 from numba.np import arrayobj
 
@@ -82,8 +83,10 @@ def cache_folder() -> Path | None:
 # the graph's state at every call of a small function made the loop four times slower.
 # Nor does a division look whether it is by zero, or no loop with one would take several numbers at a time.
 _SETTINGS = {"cache": _folder is not None, "nogil": True, "error_model": "numpy", "_nrt": False}
-_jit, _jit_inlined = _numba.njit(**_SETTINGS), _numba.njit(**_SETTINGS, forceinline=True)
-_jit_fused = _numba.njit(**_SETTINGS, fastmath={"contract"}, forceinline=True)
+# What is inlined lies in the code of who calls it. Ways to call it from Python were a third of all compiling.
+_INLINED = _SETTINGS | {"cache": False, "forceinline": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+_jit, _jit_inlined = _numba.njit(**_SETTINGS), _numba.njit(**_INLINED)
+_jit_fused = _numba.njit(**_INLINED, fastmath={"contract"})
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -94,20 +97,30 @@ def compiled(function: F) -> F:
     return jitted
 
 
+class _OnlyInlined(CPUDispatcher):
+    def __call__(self, *_args: Any, **_names: Any) -> Any:
+        raise TypeError(f"{self.py_func.__name__} is compiled into who calls it, and cannot be called from Python")
+
+
 def inlined(function: F) -> F:
-    """Compile `function` into whoever calls it.
+    """Compile `function` into whoever calls it, which is compiled code; Python cannot.
 
     For what an event needs: arrays are passed by value, so that each call with the graph's state and the rules pushed
     some 250 words. Where the compiler was to judge, that was a third of the time of stages A and C.
     """
-    jitted: F = _jit_inlined(function)
-    return jitted
+    return _only_inlined(_jit_inlined, function)
 
 
 def inlined_fused(function: F) -> F:
     """Likewise; a product and the sum that it goes into are rounded once, where the processor can."""
-    jitted: F = _jit_fused(function)
-    return jitted
+    return _only_inlined(_jit_fused, function)
+
+
+def _only_inlined(jit: Callable[[F], F], function: F) -> F:
+    jitted: Any = jit(function)
+    if isinstance(jitted, CPUDispatcher):  # not where numba is switched off
+        jitted.__class__ = _OnlyInlined
+    return cast(F, jitted)
 
 
 _arrays: Any = arrayobj

@@ -23,7 +23,7 @@ class Table(NamedTuple):
     meta: npt.NDArray[np.void]  # (1,)
 
 
-@inlined
+@compiled
 def is_full(names: int, slots: int) -> bool:
     """Are so many names too many for so many slots?"""
     return 4 * names > 3 * slots

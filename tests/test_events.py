@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from worlds import COLUMNS, START, decoded, joined_key, records, world
 
 from pipeline.columns_kernel import weekday
+from pipeline.compiled import compiled
 from pipeline.decoder import Decoder, labels_of
 from pipeline.events import EDGE, LABEL, NODE, RETRACT, SCORE, EventBatch
 from pipeline.schema import Schema, parse_schema
@@ -307,11 +308,16 @@ def test_a_vector_has_as_many_channels_as_the_schema_says():
     ]  # fmt: skip
 
 
+@compiled
+def day_of(ts):
+    return weekday(ts)
+
+
 @given(st.lists(st.floats(-62_135_596_800, 253_402_300_799), min_size=1))
 def test_the_weekday_is_that_of_the_calendar(times):
     epoch = datetime(1970, 1, 1, tzinfo=UTC)
     expected = [(epoch + timedelta(days=math.floor(ts / 86_400))).weekday() for ts in times]
-    assert [weekday(ts) for ts in times] == expected
+    assert [day_of(ts) for ts in times] == expected
 
 
 def test_several_features_may_read_one_field():

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from pipeline.compiled import compiled
 from pipeline.names import Names
 from pipeline.names_kernel import find, hash_of, put, release
 from pipeline.texts import Texts
@@ -16,18 +17,34 @@ KEYS = st.integers(0, 2**64 - 1) | st.just(0x9E3779B97F4A7C15)  # which once mad
 ROOM = 200  # indices
 
 
+@compiled
+def _tag(data, space, key):
+    return hash_of(data, 0, len(data), space, key)
+
+
+@compiled
+def _give(table, data, space, index):
+    tag = hash_of(data, 0, len(data), space, table.meta[0].key)
+    slot = find(table, data, 0, len(data), space, tag)
+    if slot < 0:
+        put(table, ~slot, index, data, 0, len(data), space, tag)
+    return slot < 0
+
+
+@compiled
+def forget(table, index):
+    release(table, index)
+
+
 def tag_of(text: Texts, space: int, key: int) -> int:
-    return int(hash_of(text.data, 0, len(text.data), space, np.uint64(key)))
+    return int(_tag(text.data, space, np.uint64(key)))
 
 
 def give(names: Names, name: str, index: int, space: int = 0) -> None:
     """Name an index, as the graph does."""
     text = Texts.of([name])
     names.reserve(ROOM, 1, len(text.data))
-    tag = tag_of(text, space, names.table.meta["key"][0])
-    slot = find(names.table, text.data, 0, len(text.data), space, tag)
-    assert slot < 0, "is known already"
-    put(names.table, ~slot, index, text.data, 0, len(text.data), space, tag)
+    assert _give(names.table, text.data, space, index), "is known already"
 
 
 class AgainstADict(RuleBasedStateMachine):
@@ -50,7 +67,7 @@ class AgainstADict(RuleBasedStateMachine):
     @rule(place=st.integers(0, ROOM), count=st.integers(1, 10))
     def go(self, place: int, count: int) -> None:
         for known in list(self.index)[place : place + count]:
-            release(self.names.table, self.index.pop(known))
+            forget(self.names.table, self.index.pop(known))
 
     @rule()
     def go_to_disk_and_back(self) -> None:
@@ -75,8 +92,8 @@ def test_a_free_index_has_no_name_and_releasing_it_again_is_no_matter():
     names = Names()
     give(names, "a", 0)
     give(names, "b", 1)
-    release(names.table, 0)
-    release(names.table, 0)
+    forget(names.table, 0)
+    forget(names.table, 0)
     assert (len(names), names.index_of("a"), names.names_of([0, 1, -1])) == (1, -1, [None, "b", None])
 
 
@@ -88,7 +105,7 @@ def test_names_whose_hashes_fall_together_are_told_apart_and_found_after_each_ot
         give(names, name, index)
     assert len(names.table.slots) == 16
     for gone in range(0, 11, 2):
-        release(names.table, gone)
+        forget(names.table, gone)
         left = [i for i in range(11) if i > gone or i % 2]
         assert [names.index_of(together[i]) for i in left] == left
 
@@ -97,7 +114,7 @@ def test_no_text_is_stored_for_ever():
     names = Names()
     for i in range(5000):
         give(names, f"a name that comes and goes {i}", i % ROOM)
-        release(names.table, i % ROOM)
+        forget(names.table, i % ROOM)
     assert (len(names), len(names.table.text) < 5000) == (0, True)
 
 
