@@ -11,6 +11,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -148,6 +149,26 @@ def _prefetch(_context: Any, array: Any, index: Any) -> Any:
 # Of some forty lines that an event needs few are near the processor once a graph has a million nodes; those that are
 # asked for in time come together. Any index will do, for nothing is read.
 prefetch = cast(Callable[[npt.NDArray[Any], int], None], _prefetch)
+
+
+@intrinsic
+def _seconds(_context: Any) -> Any:
+    """The signature and the code of `seconds`, for numba."""
+
+    def emit(context: Any, builder: Any, _signature: Any, _args: Any) -> Any:
+        word, number, real = ir.IntType(64), ir.IntType(32), ir.DoubleType()
+        found = _code.alloca_once(builder, ir.ArrayType(word, 2))  # seconds, nanoseconds
+        kind = ir.FunctionType(number, [number, found.type])
+        ask = _code.get_or_insert_function(builder.module, kind, "clock_gettime")
+        builder.call(ask, [number(time.CLOCK_MONOTONIC), found])
+        whole, rest = (builder.sitofp(builder.extract_value(builder.load(found), i), real) for i in range(2))
+        return builder.fadd(whole, builder.fmul(rest, real(1e-9)))
+
+    return numba.types.float64(), emit
+
+
+# seconds(), for compiled code: `time.monotonic()`.
+seconds = cast(Callable[[], float], _seconds)
 
 
 def is_plain(array: Any, dtype: Any) -> bool:

@@ -56,7 +56,7 @@ from pipeline.room import Room, more_room
 from pipeline.schema import Schema
 
 OF_ROWS, OF_LISTS = (*ROW_ARRAYS, "free_rows", "idle_rows"), (*LIST_ARRAYS, "free_lists", "idle_lists")  # grow together
-FEW_EVENTS = 16  # a micro-batch of a quiet stream; room for more is made when they come
+FEW_EVENTS = 32  # a micro-batch of a quiet stream; room for more is made when they come
 Run = Callable[..., int]
 More = Callable[[], tuple[Any, ...]]
 _run = direct(run)  # `EventBatch` and `Room` see to it that no array is of another type

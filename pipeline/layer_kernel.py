@@ -102,18 +102,30 @@ def finish(bias: Floats, out: Floats) -> None:
             out[i, o] = max(out[i, o] + bias[o], np.float32(0.0))
 
 
-@compiled
-def classify(
-    packed: Packed, weight: Floats, bias: float, own: Floats, means: Floats, room: Floats, score: Floats
-) -> None:
-    """Write the scores of layer 2 and the classifier.  # (B, W), (B, R, W) -> (B,)
+class Network(NamedTuple):
+    """All of a model that is compiled for few rows."""
 
-    room  (the largest stride + H2,)
-    """
+    first: Packed
+    second: Packed
+    weight: Floats  # (H2,) the classifier's
+    bias: float
+    room: Floats  # (the largest stride + H2,) to work in
+
+
+@inlined_fused
+def score_of(network: Network, own: Floats, means: Floats) -> float:
+    """The score of layer 2 and the classifier.  # (W,), (R, W)"""
+    weight, room = network.weight, network.room
     h2 = room[len(room) - len(weight) :]
+    _row(network.second, own, means, room, h2)
+    logit = np.float32(network.bias)
+    for o in range(len(weight)):
+        logit += h2[o] * weight[o]
+    return 1.0 / (1.0 + math.exp(min(max(float(-logit), -80.0), 80.0)))
+
+
+@compiled
+def classify(network: Network, own: Floats, means: Floats, score: Floats) -> None:
+    """Write the scores of layer 2 and the classifier.  # (B, W), (B, R, W) -> (B,)"""
     for i in range(len(own)):
-        _row(packed, own[i], means[i], room, h2)
-        logit = np.float32(bias)
-        for o in range(len(weight)):
-            logit += h2[o] * weight[o]
-        score[i] = 1.0 / (1.0 + math.exp(min(max(float(-logit), -80.0), 80.0)))
+        score[i] = score_of(network, own[i], means[i])

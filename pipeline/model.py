@@ -134,8 +134,8 @@ class Model:
         layer = self.layers[1]
         if len(h) > layer.few_rows:
             return self.classify(layer.forward(h, means))
-        score, room = np.empty(len(h), np.float32), np.empty(layer.widest + layer.width, np.float32)
-        _classify(layer.packed, _plain(self.weight), self.bias, _plain(h), _plain(means), room, score)
+        score = np.empty(len(h), np.float32)
+        _classify(self.network, _plain(h), _plain(means), score)
         return score
 
     def logits(self, h2: Floats) -> Floats:
@@ -145,6 +145,18 @@ class Model:
     def classify(self, h2: Floats) -> Floats:
         """Return scores.  # (B, H2) -> (B,)"""
         return probability(self.logits(h2))
+
+    @cached_property
+    def network(self) -> layer_kernel.Network:
+        """All of it, for compiled code and few rows."""
+        first, second = self.layers
+        room = np.empty(max(first.widest, second.widest) + second.width, np.float32)
+        return layer_kernel.Network(first.packed, second.packed, _plain(self.weight), self.bias, room)
+
+    @property
+    def few_rows(self) -> int:
+        """So many rows at most are few for both layers."""
+        return min(layer.few_rows for layer in self.layers)
 
     @property
     def multiply_adds(self) -> int:

@@ -6,11 +6,12 @@
     D  at once    layer 2 and the classifier, for targets only                              -> scores
 
 The result equals one event at a time: layer 1 never reads hidden features, so no stage needs a later one's output. Nor
-does A of the next micro-batch, so another thread may do B to D meanwhile.
+does A of the next micro-batch, so another thread may do B to D meanwhile. Of few events all four are one call.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,9 +21,10 @@ from pipeline.cache import Cache
 from pipeline.events import EventBatch
 from pipeline.explain import Seen
 from pipeline.graph import FEW_EVENTS, Applied, Graph, capacities
+from pipeline.layer_kernel import Network
 from pipeline.lists import Lists
 from pipeline.model import Model
-from pipeline.stage_kernel import Values, stage_a, stage_c
+from pipeline.stage_kernel import Made, Values, advance, stage_c
 from pipeline.transform import Raw, Tables
 
 Floats = npt.NDArray[np.float32]
@@ -31,23 +33,43 @@ NO_SCORES, NO_HIDDEN = np.zeros(0, np.float32), np.zeros((0, 0), np.float32)
 Explain = Callable[[Seen, Floats], Floats | None]  # what B targets read, their scores -> (B, P) or nothing
 
 
+class _Read(NamedTuple):
+    """Room for what the B entries of a micro-batch read."""
+
+    x: Floats  # (B, K)
+    means: Floats  # (B, R, K)
+    made: Made  # of few events; and the means of hidden features
+
+
 @dataclass(slots=True)
 class Advanced:
     """A micro-batch of n events with B entries on its way through the stages; good until the advance after the next."""
 
     applied: Applied
-    x: Floats  # (B, K)
-    means: Floats  # (B, R, K)
-    hidden_means: Floats  # (B, R, H), from stage C on
-    h: Floats  # (B, H), from stage B on
+    read: _Read
+    h: Floats  # (B, H), from stage B on; not where all stages were one
     stage_seconds: dict[str, float]
     settled: bool = False  # are B and C done?
+    score: Floats | None = None  # (T,) from stage D on
 
     @property
     def row(self) -> npt.NDArray[np.int32]:
         """The targets' rows.  # (T,)"""
         row: npt.NDArray[np.int32] = self.applied.result.targets.row[: self.applied.target_count]
         return row
+
+    @property
+    def x(self) -> Floats:
+        return self.read.x[: self.applied.entry_count]  # (B, K)
+
+    @property
+    def means(self) -> Floats:
+        return self.read.means[: self.applied.entry_count]  # (B, R, K)
+
+    @property
+    def hidden_means(self) -> Floats:
+        """From stage C on.  # (B, R, H)"""
+        return self.read.made.hidden_means[: self.applied.entry_count]
 
 
 @dataclass(slots=True)
@@ -62,14 +84,6 @@ class Scored:
     why: Floats | None = None  # (B, P) what each player adds to the logit, nan where not told; None: nobody asked
 
 
-class _Read(NamedTuple):
-    """Room for what the B entries of a micro-batch read."""
-
-    x: Floats  # (B, K)
-    means: Floats  # (B, R, K)
-    hidden_means: Floats  # (B, R, H)
-
-
 class Scorer:
     """One shard's state and the model. Deterministic: no clock (but for stage times), no randomness, no I/O."""
 
@@ -79,9 +93,10 @@ class Scorer:
         self.graph = Graph(model.schema)
         self.inputs, self.input_lists = Cache(len(model.input_keep)), Lists(len(model.input_keep))
         self.hidden, self.hidden_lists = Cache(model.layers[0].width), Lists(model.layers[0].width)
-        self._tables = model.transform.tables(model.input_keep)
+        self._tables, self._few = model.transform.tables(model.input_keep), min(model.few_rows, FEW_EVENTS)
         self._of_inputs, self._of_hidden = self._remembered()
         self._read, self._read_before = self._room_to_read(FEW_EVENTS), self._room_to_read(FEW_EVENTS)
+        self._latest: Advanced | None = None
 
     def score(self, events: EventBatch, explain: Explain | None = None) -> Scored:
         """Apply `events`, score their targets, and let `explain` say why."""
@@ -90,22 +105,28 @@ class Scorer:
         return self.classify(advanced, explain)
 
     def advance(self, events: EventBatch) -> Advanced:
-        """Apply `events`: stage A."""
-        began = self._clock()
+        """Apply `events`: stage A. Few events go through all stages, if no micro-batch before is left to settle."""
+        began, n = self._clock(), len(events.kind)
         self._read, self._read_before = self._read_before, self._read
-        if len(events.kind) > len(self._read.x):
-            self._read = self._room_to_read(len(events.kind))
-        applied = self.graph.apply(events, stage_a, self._for_stage_a)
-        count, read = applied.entry_count, self._read
-        made = read.x[:count], read.means[:count], read.hidden_means[:count], NO_HIDDEN
-        return Advanced(applied, *made, {"A": self._clock() - began})
+        if n > len(self._read.x):
+            self._read = self._room_to_read(n)
+        few = n <= self._few and (self._latest is None or self._latest.settled)
+        applied = self.graph.apply(events, advance, partial(self._arrays, few))
+        if few:
+            score, (a, b, c, d, end) = self._read.made.score[: applied.target_count].copy(), self._read.made.at.tolist()
+            seconds = {"A": b - a, "B": c - b, "C": d - c, "D": end - d}
+            self._latest = Advanced(applied, self._read, NO_HIDDEN, seconds, settled=True, score=score)
+        else:
+            self._latest = Advanced(applied, self._read, NO_HIDDEN, {"A": self._clock() - began})
+        return self._latest
 
     def settle(self, advanced: Advanced) -> None:
-        """Make and keep the hidden features of a micro-batch: stages B and C. Each is settled once, in order."""
+        """Make and keep the hidden features of a micro-batch: stages B and C. In order; nothing is done twice."""
+        if advanced.settled:
+            return
         applied, began = advanced.applied, self._clock()
-        b, rows, lists = began, applied.row_capacity, applied.list_capacity
-        if not _has_room(self._of_hidden, rows, lists):
-            self._of_hidden = values_of(self.hidden, self.hidden_lists, rows, lists)
+        b = began
+        self._have_hidden_rooms(applied.row_capacity, applied.list_capacity)
         if applied.entry_count or applied.operation_count:  # else these are labels, and what changes nothing
             advanced.h = self.model.hidden(advanced.x, advanced.means)
             b = self._clock()
@@ -115,24 +136,40 @@ class Scorer:
 
     def classify(self, advanced: Advanced, explain: Explain | None = None) -> Scored:
         """Score the targets of a micro-batch that is settled, stage D, and let `explain` say why."""
-        began, score, why = self._clock(), NO_SCORES, None
+        began, why = self._clock(), None
         applied, to = advanced.applied, advanced.applied.result.targets
         targets = applied.target_count
-        which = slice(None) if targets == applied.entry_count else to.entry[:targets]
-        if targets:
-            score = self.model.scores(advanced.h[which], advanced.hidden_means[which])
+        score = self._scores(advanced) if advanced.score is None else advanced.score
         if explain is not None:
             read = Seen(applied.channels, advanced.x, advanced.means, advanced.hidden_means)
             why = explain(read.take(to.entry[:targets]), score)
-        seconds = advanced.stage_seconds | {"D": self._clock() - began}
+        seconds = advanced.stage_seconds
+        seconds["D"] = seconds.get("D", 0.0) + self._clock() - began
         event, row = to.event[:targets].copy(), to.row[:targets].copy()
         return Scored(event, row, score, applied.outcome.copy(), seconds, why)
 
-    def _for_stage_a(self) -> tuple[Tables, Values, Floats, Floats]:
+    def _scores(self, advanced: Advanced) -> Floats:
+        """Return the scores of the targets.  # (T,)"""
+        applied = advanced.applied
+        targets = applied.target_count
+        if not targets:
+            return NO_SCORES
+        which = slice(None) if targets == applied.entry_count else applied.result.targets.entry[:targets]
+        return self.model.scores(advanced.h[which], advanced.hidden_means[which])
+
+    def _arrays(self, few: bool) -> tuple[Tables, Values, Floats, Floats, Values, Network, Made, bool]:
+        """Return what `advance` takes besides the graph and the events."""
         rows, lists = self.graph.row_capacity, self.graph.list_capacity
         if not _has_room(self._of_inputs, rows, lists):
             self._of_inputs = values_of(self.inputs, self.input_lists, rows, lists)
-        return self._tables, self._of_inputs, self._read.x, self._read.means
+        if few:
+            self._have_hidden_rooms(rows, lists)
+        read = self._read
+        return self._tables, self._of_inputs, read.x, read.means, self._of_hidden, self.model.network, read.made, few
+
+    def _have_hidden_rooms(self, rows: int, lists: int) -> None:
+        if not _has_room(self._of_hidden, rows, lists):
+            self._of_hidden = values_of(self.hidden, self.hidden_lists, rows, lists)
 
     def _remembered(self) -> tuple[Values, Values]:
         """Return inputs and hidden features as they are kept, with room for the graph's rows and lists."""
@@ -141,8 +178,10 @@ class Scorer:
 
     def _room_to_read(self, events: int) -> _Read:
         relations, inputs, width = len(self.model.schema.relations), len(self._tables.keep), self.model.layers[0].width
-        shapes = (events, inputs), (events, relations, inputs), (events, relations, width)
-        return _Read(*(np.empty(shape, np.float32) for shape in shapes))
+        h, hidden_means = np.empty((self._few, width), np.float32), np.empty((events, relations, width), np.float32)
+        made = Made(h, hidden_means, np.empty(self._few, np.float32), np.zeros(5))
+        x, means = np.empty((events, inputs), np.float32), np.empty((events, relations, inputs), np.float32)
+        return _Read(x, means, made)
 
     def export(self) -> dict[str, npt.NDArray[np.generic]]:
         """Return the shard's whole state as plain arrays: the graph, both caches, both lists."""

@@ -1,4 +1,5 @@
-"""Stages A and C, each in one call of compiled code: a call costs as much as an event does.
+"""Stages A and C, each in one call of compiled code; and, for few events, all stages in one: a call costs as much as
+an event does.
 
 A  the graph applies the events, the inputs are read, the input lists obey and the inputs are kept
 C  the hidden lists obey the same operation log, and the hidden features are kept
@@ -10,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.cache import keep
-from pipeline.compiled import compiled, direct
+from pipeline.compiled import compiled, direct, seconds
 from pipeline.graph_kernel import run
 from pipeline.graph_state import Batch, Result, Rules, State
+from pipeline.layer_kernel import Network, forward, score_of
 from pipeline.lists import obey
 from pipeline.names_kernel import Table
 from pipeline.transform import Raw, Tables, look_up
@@ -27,8 +29,17 @@ class Values(NamedTuple):
     sums: npt.NDArray[np.float64]  # (L, W)
 
 
+class Made(NamedTuple):
+    """Room for what all stages give for few events."""
+
+    h: Floats  # (few, H)
+    hidden_means: Floats  # (n, R, H)
+    score: Floats  # (few,) of each target
+    at: npt.NDArray[np.float64]  # (5,) seconds: when A began, and when each stage was done
+
+
 @compiled
-def _stage_a(
+def _advance(
     g: State,
     rules: Rules,
     ids: Table,
@@ -37,20 +48,42 @@ def _stage_a(
     out: Result,
     start: int,
     tables: Tables,
-    values: Values,
+    inputs: Values,
     x: Floats,
     means: Floats,
+    hidden: Values,
+    network: Network,
+    made: Made,
+    few: bool,
 ) -> int:
-    """Apply events from `start` on, as `graph_kernel.run` does; if these were the last ones, write what layer 1 reads.
+    """Apply events from `start` on, as `graph_kernel.run` does; if these were the last ones, write what layer 1 reads,
+    and if they are few, do the other stages as well.
 
     x, means  (n, K), (n, R, K): room for what each of n events could read
     """
+    made.at[0] = made.at[0] if start else seconds()
     done = run(g, rules, ids, keys, batch, out, start)
     if done == len(batch.kind):
         entries = out.counts[0].entries
-        look_up(tables, Raw(out.entries[:entries], batch.features, out.channels), values.rows, x)
-        _stage_c(out, values, x, means)
+        look_up(tables, Raw(out.entries[:entries], batch.features, out.channels), inputs.rows, x)
+        _stage_c(out, inputs, x, means)
+        if few:
+            _all_others(out, x, means, hidden, network, made)
     return done
+
+
+@compiled
+def _all_others(out: Result, x: Floats, means: Floats, hidden: Values, network: Network, made: Made) -> None:
+    """Do stages B, C and D."""
+    counts, to = out.counts[0], out.targets
+    made.at[1] = seconds()
+    forward(network.first, x[: counts.entries], means[: counts.entries], network.room, made.h)
+    made.at[2] = seconds()
+    _stage_c(out, hidden, made.h, made.hidden_means)
+    made.at[3] = seconds()
+    for t in range(counts.targets):
+        made.score[t] = score_of(network, made.h[to.entry[t]], made.hidden_means[to.entry[t]])
+    made.at[4] = seconds()
 
 
 @compiled
@@ -71,4 +104,4 @@ def walk(log: npt.NDArray[np.void], kept: npt.NDArray[np.void], values: Values, 
 
 
 # `EventBatch`, the graph and `Room` see to the types of their arrays; values are made by a layer or a transform.
-stage_a, stage_c, walk_operations = direct(_stage_a), direct(_stage_c), direct(walk)
+advance, stage_c, walk_operations = direct(_advance), direct(_stage_c), direct(walk)

@@ -89,6 +89,9 @@ for some in (events[:1], events[1:]):
     scored = scorer.score(batch)
     for form in ("single", "packed"):
         ScoreWriter("", "", 0.5, form).write(batch, scored, 0.0)
+for advanced in [scorer.advance(batch.part(i, i + 1)) for i in (2, 3)]:
+    scorer.settle(advanced)
+    scorer.classify(advanced)
 print(before, loaded())
 """
 
