@@ -31,7 +31,7 @@ def sizes_of(scorer: Scorer) -> Sizes:
     """Return how large a shard's state is now."""
     graph, parts = scorer.graph, scorer.memory_bytes()
     rows = parts["rows"] + parts["links"] + parts["inputs"]
-    counts = graph.row_count, graph.row_capacity, graph.list_count, graph.list_capacity
+    counts = graph.row_count, graph.capacity.rows, graph.list_count, graph.capacity.lists
     return Sizes(*counts, rows, parts["lists"], parts["hidden"], parts["names"])
 
 

@@ -51,7 +51,7 @@ from pipeline.graph_state import (
     Targets,
 )
 from pipeline.names import Names
-from pipeline.operations import ENTRY, KEPT, OPERATION, Operations
+from pipeline.operations import ENTRY, KEPT, OPERATION, Capacity, Operations
 from pipeline.room import Room, more_room
 from pipeline.schema import Schema
 
@@ -84,14 +84,13 @@ class Applied:
     target_count: int  # T
     kept_count: int
     operation_count: int
-    list_capacity: int
-    row_capacity: int
+    capacity: Capacity
 
     @property
     def operations(self) -> Operations:
         return Operations(
-            self.result.log[: self.operation_count], self.entry_count, self.relations, self.list_capacity,
-            self.row_capacity, self.result.kept[: self.kept_count],
+            self.result.log[: self.operation_count], self.entry_count, self.relations, self.capacity,
+            self.result.kept[: self.kept_count],
         )  # fmt: skip
 
     @property
@@ -132,6 +131,7 @@ class Graph:
         self._state.meta["watermark"] = -np.inf
         for end in ("oldest", "newest", "free_link"):
             self._state.meta[end] = -1
+        self.capacity = Capacity(0, 0)
         self._ids, self._keys = Names(), Names()  # of rows; of lists, with the relation for their space
         self._result, self._result_before = (
             self._result_of(FEW_EVENTS, 0, np.zeros(1024, OPERATION)) for _ in range(2)
@@ -157,8 +157,8 @@ class Graph:
                 longer = np.zeros(int(self._result.counts["wanted"][0]), OPERATION)
                 self._result = self._result._replace(log=np.concatenate([self._result.log, longer]))
         entries, targets, kept, operations, _ = self._result.counts.item()
-        relations, lists, rows = len(self._rules.group_of), len(self._state.lists), len(self._state.rows)
-        return Applied(self._result, n, relations, entries, targets, kept, operations, lists, rows)
+        relations = len(self._rules.group_of)
+        return Applied(self._result, n, relations, entries, targets, kept, operations, self.capacity)
 
     def _result_of(self, n: int, m: int, log: npt.NDArray[np.void]) -> Result:
         """Return room for what `n` events with `m` edges give."""
@@ -221,14 +221,6 @@ class Graph:
     def expired_count(self) -> int:
         return int(self._state.meta["expired"][0])
 
-    @property
-    def row_capacity(self) -> int:
-        return len(self._state.rows)
-
-    @property
-    def list_capacity(self) -> int:
-        return len(self._state.lists)
-
     def memory_bytes(self) -> dict[str, int]:
         """Bytes by part, as allocated."""
         state = self._state
@@ -251,7 +243,7 @@ class Graph:
         links = int(meta["links_used"])
         used |= {"links": links, "edge_links": links * self._schema.has_edges, "idle_rows": 0, "idle_lists": 0}
         arrays = {f"graph.{name}": array[: used.get(name)] for name, array in state._asdict().items()}
-        arrays["graph.capacity"] = np.array([self.row_capacity, self.list_capacity, len(state.links)])
+        arrays["graph.capacity"] = np.array([*self.capacity, len(state.links)])
         return arrays | self._ids.export("graph.ids") | self._keys.export("graph.keys")
 
     def restore(self, arrays: dict[str, npt.NDArray[np.generic]]) -> None:
@@ -265,6 +257,7 @@ class Graph:
         }
         meta = Room.of(arrays["graph.meta"], 1, META).array
         self._state = State(meta=meta, **{name: room.array for name, room in self._rooms.items()})
+        self.capacity = Capacity(rows, lists)
         with ThreadPoolExecutor(1) as beside:
             keys = beside.submit(Names.restore, arrays, "graph.keys", lists)
             self._ids = Names.restore(arrays, "graph.ids", rows)
@@ -276,23 +269,24 @@ class Graph:
         """Make room for all that `batch` could add at most."""
         n, edges, groups = len(batch.kind), len(batch.edge_event), len(self._schema.groups)
         meta, lists = self._state.meta[0], n * groups + 2 * edges
-        if meta["free_rows"] + self.row_capacity - meta["rows_used"] < n + edges:
-            self._grow(OF_ROWS, more_room(self.row_capacity, n + edges))
-        if meta["free_lists"] + self.list_capacity - meta["lists_used"] < lists:
-            self._grow(OF_LISTS, more_room(self.list_capacity, lists))
+        if meta["free_rows"] + self.capacity.rows - meta["rows_used"] < n + edges:
+            self._grow(OF_ROWS, more_room(self.capacity.rows, n + edges))
+        if meta["free_lists"] + self.capacity.lists - meta["lists_used"] < lists:
+            self._grow(OF_LISTS, more_room(self.capacity.lists, lists))
         if len(self._state.links) < meta["links_used"] + lists:
             self._grow(LINK_ARRAYS, more_room(len(self._state.links), lists))
-        self._ids.reserve(self.row_capacity, n + edges, size_of(batch.id) + size_of(batch.edge_other))
-        self._keys.reserve(self.list_capacity, n * groups, size_of(batch.keys))
+        self._ids.reserve(self.capacity.rows, n + edges, size_of(batch.id) + size_of(batch.edge_other))
+        self._keys.reserve(self.capacity.lists, n * groups, size_of(batch.keys))
 
     def _grow(self, arrays: Iterable[str], capacity: int) -> None:
         self._state = self._state._replace(**{name: self._rooms[name].reserve(capacity).array for name in arrays})
+        self.capacity = Capacity(len(self._state.rows), len(self._state.lists))
 
 
-def capacities(arrays: Mapping[str, npt.NDArray[np.generic]]) -> tuple[int, int]:
-    """Return for how many rows and how many lists an exported graph has room."""
+def capacity_of(arrays: Mapping[str, npt.NDArray[np.generic]]) -> Capacity:
+    """Return for how many rows and lists an exported graph has room."""
     rows, lists, _ = arrays["graph.capacity"].tolist()
-    return rows, lists
+    return Capacity(rows, lists)
 
 
 def _rules(schema: Schema) -> Rules:

@@ -25,12 +25,11 @@ from pipeline.errors import DataError
 from pipeline.evaluate import split_rank
 from pipeline.events import LABEL, BadEvent, EventBatch
 from pipeline.graph import Applied, Graph
-from pipeline.lists import Lists
 from pipeline.log import Record
 from pipeline.model import Layer
 from pipeline.operations import Operations
 from pipeline.schema import Schema
-from pipeline.scorer import raw_channels, values_of
+from pipeline.scorer import raw_channels
 from pipeline.stage_kernel import walk_operations
 from pipeline.transform import Raw, Transform
 
@@ -119,13 +118,12 @@ class History:
 
     def inputs(self, transform: Transform, keep: npt.NDArray[np.int32]) -> tuple[Floats, Floats]:
         """Run stage A; return what layer 1 reads.  # (N, K), (N, R, K)"""
-        cache, lists = Cache(len(keep)), Lists(len(keep))
+        cache = Cache(len(keep))
         own = np.empty((self.entries, len(keep)), np.float32)
         means = np.empty((self.entries, len(self.schema.relations), len(keep)), np.float32)
         for place, chunk in self._walk():
-            cache.reserve(chunk.operations.row_capacity)
-            x = transform.inputs(chunk.raw, keep, cache.rows)
-            own[place], means[place] = x, _means(chunk.operations, x, cache, lists)
+            x = transform.inputs(chunk.raw, keep, cache.with_room(chunk.operations.capacity).rows)
+            own[place], means[place] = x, _means(chunk.operations, x, cache)
         return own, means
 
     def hidden(self, layer: Layer, own: Floats, means: Floats) -> tuple[Floats, Floats]:
@@ -137,10 +135,10 @@ class History:
 
     def means_of(self, values: Floats) -> Floats:
         """Return, for each entry, the means over its lists of the members' `values`.  # (N, W) -> (N, R, W)"""
-        cache, lists = Cache(values.shape[1]), Lists(values.shape[1])
+        cache = Cache(values.shape[1])
         means = np.empty((self.entries, len(self.schema.relations), values.shape[1]), np.float32)
         for place, chunk in self._walk():
-            means[place] = _means(chunk.operations, values[place], cache, lists)
+            means[place] = _means(chunk.operations, values[place], cache)
         return means
 
     def operations(self) -> Iterator[tuple[int, Operations]]:
@@ -155,11 +153,10 @@ class History:
             start += chunk.operations.entries
 
 
-def _means(operations: Operations, values: Floats, cache: Cache, lists: Lists) -> Floats:
+def _means(operations: Operations, values: Floats, cache: Cache) -> Floats:
     """Let the lists obey with a chunk's values, then keep these; return the means that were read.  # (b, R, W)"""
-    remembered = values_of(cache, lists, operations.row_capacity, operations.list_capacity)
     means = np.empty((operations.entries, operations.relations, values.shape[1]), np.float32)
-    walk_operations(operations.log, operations.kept, remembered, values, means)
+    walk_operations(operations.log, operations.kept, cache.with_room(operations.capacity), values, means)
     return means
 
 

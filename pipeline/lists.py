@@ -17,31 +17,11 @@ import numpy.typing as npt
 
 from pipeline.compiled import compiled, prefetch
 from pipeline.operations import ADD, READ
-from pipeline.room import Room
 
 Floats = npt.NDArray[np.float32]
 
 AHEAD = 10  # operations; six did as well
 LINE = 8  # numbers that a line of the processor's cache holds
-
-
-class Lists:
-    """The running sums of one width."""
-
-    def __init__(self, width: int) -> None:
-        self._room = Room(np.float64, width)
-
-    @property
-    def sums(self) -> npt.NDArray[np.float64]:
-        return self._room.array
-
-    def restore(self, sums: npt.NDArray[np.float64], capacity: int) -> None:
-        """Take up the sums that a snapshot holds."""
-        self._room = Room.of(sums, capacity, np.float64)
-
-    def reserve(self, capacity: int) -> None:
-        """Make room for `capacity` lists."""
-        self._room.reserve(capacity)
 
 
 @compiled

@@ -28,14 +28,20 @@ KEPT = np.dtype([("entry", "i4"), ("row", "i4")])  # where an entry's values are
 OPERATION = np.dtype([("weight", "f8"), ("list", "i4"), ("source", "i4"), ("kind", "i4")], align=True)
 
 
+class Capacity(NamedTuple):
+    """For how many rows and lists there is room."""
+
+    rows: int
+    lists: int
+
+
 class Operations(NamedTuple):
     """The operations of one micro-batch, in order, and how large the lists and the means must be to obey them."""
 
     log: npt.NDArray[np.void]  # (n,) OPERATION
     entries: int  # B: nodes whose values are made in this micro-batch
     relations: int  # R
-    list_capacity: int
-    row_capacity: int
+    capacity: Capacity
     kept: npt.NDArray[np.void]  # (K,) KEPT: the last entry of each live row
 
     def copy(self) -> "Operations":

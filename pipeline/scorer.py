@@ -17,18 +17,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.cache import Cache
+from pipeline.cache import Cache, Values
 from pipeline.events import EventBatch
 from pipeline.explain import Seen
-from pipeline.graph import FEW_EVENTS, Applied, Graph, capacities
+from pipeline.graph import FEW_EVENTS, Applied, Graph, capacity_of
 from pipeline.layer_kernel import Network
-from pipeline.lists import Lists
 from pipeline.model import Model
-from pipeline.stage_kernel import Made, Values, advance, stage_c
+from pipeline.stage_kernel import Made, advance, stage_c
 from pipeline.transform import Raw, Tables
 
 Floats = npt.NDArray[np.float32]
-NO_SCORES, NO_HIDDEN = np.zeros(0, np.float32), np.zeros((0, 0), np.float32)
+NO_EVENTS, NO_ROWS, NO_SCORES = np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32)
+NO_HIDDEN = np.zeros((0, 0), np.float32)
 
 Explain = Callable[[Seen, Floats], Floats | None]  # what B targets read, their scores -> (B, P) or nothing
 
@@ -91,10 +91,9 @@ class Scorer:
         self.model = model
         self._clock = clock
         self.graph = Graph(model.schema)
-        self.inputs, self.input_lists = Cache(len(model.input_keep)), Lists(len(model.input_keep))
-        self.hidden, self.hidden_lists = Cache(model.layers[0].width), Lists(model.layers[0].width)
-        self._tables, self._few = model.transform.tables(model.input_keep), min(model.few_rows, FEW_EVENTS)
-        self._of_inputs, self._of_hidden = self._remembered()
+        self.inputs, self.hidden = Cache(len(model.input_keep)), Cache(model.layers[0].width)
+        self._tables, self._network = model.transform.tables(model.input_keep), model.network
+        self._few = min(model.few_rows, FEW_EVENTS)
         self._read, self._read_before = self._room_to_read(FEW_EVENTS), self._room_to_read(FEW_EVENTS)
         self._latest: Advanced | None = None
 
@@ -111,10 +110,11 @@ class Scorer:
         if n > len(self._read.x):
             self._read = self._room_to_read(n)
         few = n <= self._few and (self._latest is None or self._latest.settled)
-        applied = self.graph.apply(events, advance, partial(self._arrays, few))
+        applied, made = self.graph.apply(events, advance, partial(self._arrays, few)), self._read.made
         if few:
-            score, (a, b, c, d, end) = self._read.made.score[: applied.target_count].copy(), self._read.made.at.tolist()
+            a, b, c, d, end = made.at.tolist()
             seconds = {"A": b - a, "B": c - b, "C": d - c, "D": end - d}
+            score = made.score[: applied.target_count].copy() if applied.target_count else NO_SCORES
             self._latest = Advanced(applied, self._read, NO_HIDDEN, seconds, settled=True, score=score)
         else:
             self._latest = Advanced(applied, self._read, NO_HIDDEN, {"A": self._clock() - began})
@@ -126,11 +126,11 @@ class Scorer:
             return
         applied, began = advanced.applied, self._clock()
         b = began
-        self._have_hidden_rooms(applied.row_capacity, applied.list_capacity)
+        hidden = self.hidden.with_room(applied.capacity)
         if applied.entry_count or applied.operation_count:  # else these are labels, and what changes nothing
             advanced.h = self.model.hidden(advanced.x, advanced.means)
             b = self._clock()
-            stage_c(applied.result, self._of_hidden, advanced.h, advanced.hidden_means)
+            stage_c(applied.result, hidden, advanced.h, advanced.hidden_means)
         advanced.stage_seconds |= {"B": b - began, "C": self._clock() - b}
         advanced.settled = True
 
@@ -145,7 +145,7 @@ class Scorer:
             why = explain(read.take(to.entry[:targets]), score)
         seconds = advanced.stage_seconds
         seconds["D"] = seconds.get("D", 0.0) + self._clock() - began
-        event, row = to.event[:targets].copy(), to.row[:targets].copy()
+        event, row = (to.event[:targets].copy(), to.row[:targets].copy()) if targets else (NO_EVENTS, NO_ROWS)
         return Scored(event, row, score, applied.outcome.copy(), seconds, why)
 
     def _scores(self, advanced: Advanced) -> Floats:
@@ -159,22 +159,10 @@ class Scorer:
 
     def _arrays(self, few: bool) -> tuple[Tables, Values, Floats, Floats, Values, Network, Made, bool]:
         """Return what `advance` takes besides the graph and the events."""
-        rows, lists = self.graph.row_capacity, self.graph.list_capacity
-        if not _has_room(self._of_inputs, rows, lists):
-            self._of_inputs = values_of(self.inputs, self.input_lists, rows, lists)
-        if few:
-            self._have_hidden_rooms(rows, lists)
-        read = self._read
-        return self._tables, self._of_inputs, read.x, read.means, self._of_hidden, self.model.network, read.made, few
-
-    def _have_hidden_rooms(self, rows: int, lists: int) -> None:
-        if not _has_room(self._of_hidden, rows, lists):
-            self._of_hidden = values_of(self.hidden, self.hidden_lists, rows, lists)
-
-    def _remembered(self) -> tuple[Values, Values]:
-        """Return inputs and hidden features as they are kept, with room for the graph's rows and lists."""
-        room = self.graph.row_capacity, self.graph.list_capacity
-        return values_of(self.inputs, self.input_lists, *room), values_of(self.hidden, self.hidden_lists, *room)
+        read, capacity = self._read, self.graph.capacity
+        inputs = self.inputs.with_room(capacity)
+        hidden = self.hidden.with_room(capacity) if few else self.hidden.values  # not used; another thread may settle
+        return self._tables, inputs, read.x, read.means, hidden, self._network, read.made, few
 
     def _room_to_read(self, events: int) -> _Read:
         relations, inputs, width = len(self.model.schema.relations), len(self._tables.keep), self.model.layers[0].width
@@ -187,37 +175,22 @@ class Scorer:
         """Return the shard's whole state as plain arrays: the graph, both caches, both lists."""
         arrays: dict[str, npt.NDArray[np.generic]] = dict(self.graph.export())
         rows, lists = len(arrays["graph.rows"]), len(arrays["graph.lists"])  # those that were ever in use
-        arrays |= {"inputs.rows": self.inputs.rows[:rows], "inputs.sums": self.input_lists.sums[:lists]}
-        arrays |= {"hidden.rows": self.hidden.rows[:rows], "hidden.sums": self.hidden_lists.sums[:lists]}
+        for prefix, values in (("inputs", self.inputs.values), ("hidden", self.hidden.values)):
+            arrays |= {f"{prefix}.rows": values.rows[:rows], f"{prefix}.sums": values.sums[:lists]}
         return arrays
 
     def restore(self, arrays: dict[str, npt.NDArray[Any]]) -> None:
         """Take up the state that `export` gave; the arrays of `arrays` are this shard's from now on, or gone."""
-        rows, lists = capacities(arrays)
-        for prefix, cache, running in (
-            ("inputs", self.inputs, self.input_lists), ("hidden", self.hidden, self.hidden_lists)
-        ):  # fmt: skip
-            cache.restore(arrays.pop(f"{prefix}.rows"), rows)
-            running.restore(arrays.pop(f"{prefix}.sums"), lists)
+        capacity = capacity_of(arrays)
+        for prefix, cache in (("inputs", self.inputs), ("hidden", self.hidden)):
+            cache.restore(arrays.pop(f"{prefix}.rows"), arrays.pop(f"{prefix}.sums"), capacity)
         self.graph.restore(arrays)
-        self._of_inputs, self._of_hidden = self._remembered()
 
     def memory_bytes(self) -> dict[str, int]:
         """Bytes by part, as allocated."""
-        parts = self.graph.memory_bytes()
-        parts["lists"] += self.input_lists.sums.nbytes + self.hidden_lists.sums.nbytes
-        return parts | {"inputs": self.inputs.rows.nbytes, "hidden": self.hidden.rows.nbytes}
-
-
-def values_of(cache: Cache, lists: Lists, rows: int, count: int) -> Values:
-    """Return the arrays of a stage, with room for so many rows and `count` lists."""
-    cache.reserve(rows)
-    lists.reserve(count)
-    return Values(cache.rows, lists.sums)
-
-
-def _has_room(values: Values, rows: int, count: int) -> bool:
-    return len(values.rows) >= rows and len(values.sums) >= count
+        parts, inputs, hidden = self.graph.memory_bytes(), self.inputs.values, self.hidden.values
+        parts["lists"] += inputs.sums.nbytes + hidden.sums.nbytes
+        return parts | {"inputs": inputs.rows.nbytes, "hidden": hidden.rows.nbytes}
 
 
 def raw_channels(events: EventBatch, applied: Applied) -> Raw:

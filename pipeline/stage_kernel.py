@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.cache import keep
+from pipeline.cache import Values, keep
 from pipeline.compiled import compiled, direct, seconds
 from pipeline.graph_kernel import run
 from pipeline.graph_state import Batch, Result, Rules, State
@@ -20,13 +20,6 @@ from pipeline.names_kernel import Table
 from pipeline.transform import Raw, Tables, look_up
 
 Floats = npt.NDArray[np.float32]
-
-
-class Values(NamedTuple):
-    """What is remembered of one stage's values: of each row, and their sums over each list."""
-
-    rows: Floats  # (N, W)
-    sums: npt.NDArray[np.float64]  # (L, W)
 
 
 class Made(NamedTuple):

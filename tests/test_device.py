@@ -42,7 +42,7 @@ def test_a_stream_gets_the_scores_and_hidden_features_that_numpy_gives(device, p
         expected, found = ours.score(events), theirs.score(events)
         assert found.score == pytest.approx(expected.score, abs=1e-5)
         assert found.score.dtype == np.float32
-    assert ours.hidden.rows == pytest.approx(theirs.hidden.rows, abs=1e-5, rel=1e-5)
+    assert ours.hidden.values.rows == pytest.approx(theirs.hidden.values.rows, abs=1e-5, rel=1e-5)
     assert np.ptp(expected.score) > 0.01 or batch == 1
 
 

@@ -40,8 +40,8 @@ def test_the_formula_over_a_scorers_capacities_is_what_its_arrays_weigh(model, c
     scorer, each = scorer_after(model, count), footprint(model)
     graph, parts = scorer.graph, scorer.memory_bytes()
     links = parts["links"] // each.link
-    arrays = (each.row + each.values) * graph.row_capacity + each.link * links
-    arrays += (each.list + each.sums) * graph.list_capacity
+    arrays = (each.row + each.values) * graph.capacity.rows + each.link * links
+    arrays += (each.list + each.sums) * graph.capacity.lists
     assert sum(parts.values()) - parts["names"] == arrays
 
 

@@ -110,8 +110,8 @@ def test_dropped_hidden_channels_are_neither_computed_nor_stored(model, log):
     assert pruned.layers[0].width == len(read)  # every hidden channel that is computed is read by layer 2
     assert pruned.layers[0].width < model.layers[0].width
     scorer = Scorer(pruned)
-    assert scorer.hidden.rows.shape[1] == scorer.hidden_lists.sums.shape[1] == len(read)
-    assert scorer.inputs.rows.shape[1] == len(pruned.input_keep) < len(model.input_keep)
+    assert scorer.hidden.values.rows.shape[1] == scorer.hidden.values.sums.shape[1] == len(read)
+    assert scorer.inputs.values.rows.shape[1] == len(pruned.input_keep) < len(model.input_keep)
     assert len(pruned.weight) == pruned.layers[1].width < model.layers[1].width
 
 

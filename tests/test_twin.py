@@ -92,8 +92,8 @@ def assert_same_state(scorer: Scorer, twin: Twin) -> None:
         assert graph.is_live(row) == node.live
         if not node.live:
             continue
-        np.testing.assert_allclose(scorer.inputs.rows[row], node.x, atol=1e-4)
-        np.testing.assert_allclose(scorer.hidden.rows[row], node.h, atol=1e-4)
+        np.testing.assert_allclose(scorer.inputs.values.rows[row], node.x, atol=1e-4)
+        np.testing.assert_allclose(scorer.hidden.values.rows[row], node.h, atol=1e-4)
         for r, (about, own_list, members) in enumerate(twin._lists_of(name)):
             own = state.owner[row, r]
             assert (own >= 0) == twin.graph.has_node(own_list)
@@ -102,7 +102,7 @@ def assert_same_state(scorer: Scorer, twin: Twin) -> None:
             if members:
                 mean = _mean(about, members, lambda m: m.h)
                 weight = state.lists["weight"][own]
-                np.testing.assert_allclose(scorer.hidden_lists.sums[own] / weight, mean, atol=1e-4)
+                np.testing.assert_allclose(scorer.hidden.values.sums[own] / weight, mean, atol=1e-4)
 
 
 def test_a_state_from_disk_runs_the_same_machine_code(tmp_path):

@@ -15,10 +15,8 @@ import numpy as np
 from tqdm import tqdm
 
 from pipeline.bench.models import some_model, synthetic_schema
-from pipeline.cache import Cache
 from pipeline.decoder import Decoder
 from pipeline.graph_state import LIVE
-from pipeline.lists import Lists
 from pipeline.log import JSON, Record
 from pipeline.memory_limit import resident_bytes
 from pipeline.scorer import Scorer
@@ -67,12 +65,11 @@ def largest_drift(scorer: Scorer) -> float:
     weight = np.exp2((ts - lists["landmark"][entered["list"]]) / half_life)
     total = np.bincount(entered["list"], weight, len(lists))
     filled = lists["count"] > 0
-    pairs: list[tuple[Cache, Lists]] = [(scorer.inputs, scorer.input_lists), (scorer.hidden, scorer.hidden_lists)]
     worst = 0.0
-    for cache, running in pairs:
-        for c in range(cache.rows.shape[1]):
-            sums = np.bincount(entered["list"], weight * cache.rows[entered["row"], c], len(lists))[filled]
-            mean, kept = sums / total[filled], running.sums[: len(lists), c][filled] / lists["weight"][filled]
+    for values in (scorer.inputs.values, scorer.hidden.values):
+        for c in range(values.rows.shape[1]):
+            sums = np.bincount(entered["list"], weight * values.rows[entered["row"], c], len(lists))[filled]
+            mean, kept = sums / total[filled], values.sums[: len(lists), c][filled] / lists["weight"][filled]
             worst = max(worst, float(np.abs(mean - kept).max(initial=0.0)))
     return worst
 
