@@ -48,7 +48,7 @@ stack-stop: install ## end it, and remove all that it wrote
 	@$(BIN)/python -P -m pipeline.stack stop
 
 test: lint ## lint, then the test suite; tests that need the real data skip where it is absent
-	@$(BIN)/pytest -m "not trial" -n $(WORKERS) --dist loadfile
+	@$(BIN)/pytest -m "not trial" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: install ## ruff, its formatter, mypy --strict
 	@$(BIN)/ruff check .

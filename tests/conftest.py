@@ -19,6 +19,17 @@ settings.load_profile("graphsieve")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
+# The files that take a minute and more. A process that came to one of them last would leave the others idle.
+LONGEST_FIRST = (
+    "test_kafka_faults", "test_bench_kafka", "test_bench", "test_stack", "test_service", "test_broker",
+    "test_follow_kafka", "test_twin", "test_kafka_security", "test_docs_kafka", "test_docs", "test_demo",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
