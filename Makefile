@@ -47,7 +47,9 @@ stack: install ## a whole deployment of processes: Kafka, producer, two consumer
 stack-stop: install ## end it, and remove all that it wrote
 	@$(BIN)/python -P -m pipeline.stack stop
 
+# The loops are compiled beforehand, a minute: consumers that tests start would each do it, and be late.
 test: lint ## lint, then the test suite; tests that need the real data skip where it is absent
+	@$(BIN)/python -P -m consumers.warm
 	@$(BIN)/pytest -m "not trial" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: install ## ruff, its formatter, mypy --strict

@@ -170,20 +170,13 @@ def tune_python() -> None:
 
 
 def warm_up(model: Model) -> None:
-    """Load the compiled code before the first event; the shard is thrown away.
-
-    Of many events, of one behind them while they are not settled, and of one behind which nothing waits.
-    """
+    """Load the compiled code before the first event, that of a single one and of many; the shard is thrown away."""
     Decoder(model.schema).decode([])
     scorer, nodes = Scorer(model), plain_nodes(model.schema, WARM_NODES)
-    parts = nodes.part(0, WARM_NODES - 2), nodes.part(WARM_NODES - 2, WARM_NODES - 1)
-    for advanced in [scorer.advance(events) for events in parts]:
-        scorer.settle(advanced)
-        scorer.classify(advanced)
-    last = nodes.part(WARM_NODES - 1, WARM_NODES)
-    scored = scorer.score(last)
-    for form in get_args(Form):
-        ScoreWriter(model.version, "", model.threshold, form).write(last, scored, 0.0)
+    for events in (nodes.part(0, 1), nodes.part(1, WARM_NODES)):
+        scored = scorer.score(events)
+        for form in get_args(Form):
+            ScoreWriter(model.version, "", model.threshold, form).write(events, scored, 0.0)
 
 
 def _report(stats: GroupStats) -> dict[str, Any]:

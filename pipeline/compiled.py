@@ -1,4 +1,4 @@
-"""How the hot loops are compiled, and where the machine code is kept: the only module that imports numba.
+"""How the hot loops are compiled, and where the machine code is kept.
 
 numba's own cache looks at the file of a function and not at what it calls or which constants it read from other
 modules, so an upgrade could go on running old code. Here the folder's name is a digest of all compiled sources.
@@ -11,24 +11,18 @@ import hashlib
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
-import numpy.typing as npt
-from llvmlite import ir
-from numba.core import cgutils
 from numba.core.registry import CPUDispatcher
-from numba.extending import intrinsic
-from numba.np import arrayobj
 
 # The modules with compiled functions, and those whose constants they take up; a test holds the list to the imports.
 SOURCES = (
-    "compiled", "texts_kernel", "names_kernel", "operations", "graph_state", "fields_kernel", "columns_kernel",
-    "logarithm", "graph_lists", "graph_names", "graph_kernel", "room", "lists", "cache", "transform", "stage_kernel",
-    "layer_kernel", "whole_graph_kernel", "fit_kernel",
+    "compiled", "instructions", "texts_kernel", "names_kernel", "operations", "graph_state", "fields_kernel",
+    "columns_kernel", "logarithm", "graph_lists", "graph_names", "graph_kernel", "room", "lists", "cache", "transform",
+    "stage_kernel", "layer_kernel", "whole_graph_kernel", "fit_kernel",
 )  # fmt: skip
 
 
@@ -122,53 +116,6 @@ def _only_inlined(jit: Callable[[F], F], function: F) -> F:
     if isinstance(jitted, CPUDispatcher):  # not where numba is switched off
         jitted.__class__ = _OnlyInlined
     return cast(F, jitted)
-
-
-_arrays: Any = arrayobj
-_code: Any = cgutils
-
-
-@intrinsic
-def _prefetch(_context: Any, array: Any, index: Any) -> Any:
-    """The signature and the code of `prefetch`, for numba."""
-
-    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        it = _arrays.make_array(signature.args[0])(context, builder, args[0])
-        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
-        (stride, *_) = _code.unpack_tuple(builder, it.strides)
-        place = builder.gep(builder.bitcast(it.data, byte), [builder.mul(args[1], stride)])
-        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
-        fetch = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
-        builder.call(fetch, [place, number(0), number(3), number(1)])  # to be read, to stay near, no code
-        return context.get_dummy_value()
-
-    return numba.types.void(array, numba.types.intp), emit
-
-
-# prefetch(array, index), for compiled code: have the processor fetch the line where array[index] begins, and go on.
-# Of some forty lines that an event needs few are near the processor once a graph has a million nodes; those that are
-# asked for in time come together. Any index will do, for nothing is read.
-prefetch = cast(Callable[[npt.NDArray[Any], int], None], _prefetch)
-
-
-@intrinsic
-def _seconds(_context: Any) -> Any:
-    """The signature and the code of `seconds`, for numba."""
-
-    def emit(context: Any, builder: Any, _signature: Any, _args: Any) -> Any:
-        word, number, real = ir.IntType(64), ir.IntType(32), ir.DoubleType()
-        found = _code.alloca_once(builder, ir.ArrayType(word, 2))  # seconds, nanoseconds
-        kind = ir.FunctionType(number, [number, found.type])
-        ask = _code.get_or_insert_function(builder.module, kind, "clock_gettime")
-        builder.call(ask, [number(time.CLOCK_MONOTONIC), found])
-        whole, rest = (builder.sitofp(builder.extract_value(builder.load(found), i), real) for i in range(2))
-        return builder.fadd(whole, builder.fmul(rest, real(1e-9)))
-
-    return numba.types.float64(), emit
-
-
-# seconds(), for compiled code: `time.monotonic()`.
-seconds = cast(Callable[[], float], _seconds)
 
 
 def is_plain(array: Any, dtype: Any) -> bool:

@@ -62,9 +62,8 @@ class DeviceModel(Model):
         self._classifier = _tensor(model.weight, device)
 
     @property
-    def few_rows(self) -> int:
-        """However few they are, the device computes them."""
-        return 0
+    def is_compiled(self) -> bool:
+        return False
 
     def hidden(self, x: Floats, means: Floats) -> Floats:
         return self._first.forward(x, means).numpy(force=True)

@@ -4,7 +4,7 @@ The loop returns before an event for which the operation log might be too short,
 a step first reckons its worst case, then acts, so it never stops midway.
 """
 
-from pipeline.compiled import compiled, inlined, prefetch
+from pipeline.compiled import compiled, inlined
 from pipeline.graph_lists import (
     add_link,
     arrival_channels,
@@ -42,6 +42,7 @@ from pipeline.graph_state import (
     Rules,
     State,
 )
+from pipeline.instructions import prefetch
 from pipeline.names_kernel import Table
 from pipeline.operations import NEW, READ
 

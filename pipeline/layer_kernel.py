@@ -1,14 +1,16 @@
-"""What of a layer is compiled: all of it for few rows, and for many what comes after the matrix products.
+"""Stages B and D, compiled: a layer, and the classifier behind it.
 
-For few rows a product for each branch costs more in calls than in arithmetic. All branches lie in one run of numbers,
-in order, so that one compiled call does the whole layer; with zeros behind a branch's channels and outputs, so that
-their numbers are multiples of AT_ONCE and LANES.
+All branches lie in one run of numbers, in order, so that one call does the whole layer; with zeros behind a branch's
+outputs, so that their number is a multiple of LANES.
 
-    keep   (K,) int32     the channels that each branch reads, branch after branch; branch b has keeps[b]..keeps[b+1]
-    weight (M,) float32   strides[b] outputs for each of them; branch b begins at weights[b]
-    bias   (H,) float32   branch b gives outputs[b]..outputs[b+1]
+    keep    (K,) int32     the channels that each branch reads, branch after branch; branch b has keeps[b]..keeps[b+1]
+    weight  (M,) float32   strides[b] outputs for each of them; branch b begins at weights[b]
+    bias    (S,) float32   strides[b] of each branch; it begins at biases[b]
+    outputs (b + 1,)       branch b gives outputs[b]..outputs[b+1]
 
-Products are added in the order of the channels, each rounded once with its sum, as BLAS libraries do it.
+A BLAS library takes three to five times as long for the narrow branches that pruning leaves, most of it for copies of
+the channels that they keep, and no less for those of unpruned models. Nor does a row here depend, by a single bit, on
+which rows are computed with it.
 """
 
 import math
@@ -17,11 +19,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.compiled import compiled, inlined_fused
+from pipeline.compiled import compiled, inlined
+from pipeline.instructions import LANES, ROWS, WIDE, products_1x16, products_1xW, products_6x16, products_6xW
 
 Floats = npt.NDArray[np.float32]
-AT_ONCE = 4  # channels: an output is read and written once for so many
-LANES = 16  # outputs: what the registers of today's processors hold, or a multiple of it
+BLOCK = 8 * ROWS  # rows that stay in the processor's cache while weights pass, and the other way round
 
 
 class Packed(NamedTuple):
@@ -31,101 +33,82 @@ class Packed(NamedTuple):
     weights: npt.NDArray[np.int64]
     strides: npt.NDArray[np.int64]
     bias: Floats
+    biases: npt.NDArray[np.int64]
     outputs: npt.NDArray[np.int64]
 
 
 def pack(keeps: list[npt.NDArray[np.int32]], weights: list[Floats], biases: list[Floats]) -> Packed:
     """Return a layer's branches as the compiled code reads them."""
     strides = [-(-len(bias) // LANES) * LANES for bias in biases]
-    channels = [-(-len(keep) // AT_ONCE) * AT_ONCE for keep in keeps]
-    weight = [np.zeros(size, np.float32) for size in zip(channels, strides, strict=True)]
-    keep = [np.zeros(count, np.int32) for count in channels]
-    for b, branch in enumerate(weights):
-        weight[b][: branch.shape[0], : branch.shape[1]] = branch
-        keep[b][: len(keeps[b])] = keeps[b]
+    wide = [
+        np.pad(rows.astype(np.float32), ((0, 0), (0, stride - rows.shape[1])))
+        for branch, bias, stride in zip(weights, biases, strides, strict=True)
+        for rows in (branch, bias[None])
+    ]
     return Packed(
-        keep=np.concatenate(keep),
-        keeps=np.cumsum([0, *channels]),
-        weight=np.concatenate([branch.ravel() for branch in weight]),
-        weights=np.cumsum([0, *(branch.size for branch in weight[:-1])]),
+        keep=np.concatenate(keeps).astype(np.int32),
+        keeps=np.cumsum([0, *map(len, keeps)]),
+        weight=np.concatenate([branch.ravel() for branch in wide[::2]]),
+        weights=np.cumsum([0, *(branch.size for branch in wide[:-2:2])]),
         strides=np.array(strides),
-        bias=np.concatenate(biases).astype(np.float32),
+        bias=np.concatenate([branch.ravel() for branch in wide[1::2]]),
+        biases=np.cumsum([0, *strides[:-1]]),
         outputs=np.cumsum([0, *map(len, biases)]),
     )
 
 
-@inlined_fused
-def _branch(packed: Packed, b: int, values: Floats, room: Floats) -> None:
-    """Add a branch's products to `room`, which has its outputs.  # (W,), (strides[b],)"""
-    # Numbers without a sign: compiled code need not look whether an index counts from the end.
-    stride, w = np.uint64(packed.strides[b]), np.uint64(packed.weights[b])
-    for k in range(packed.keeps[b], packed.keeps[b + 1], AT_ONCE):
-        v0, v1 = values[packed.keep[k]], values[packed.keep[k + 1]]
-        v2, v3 = values[packed.keep[k + 2]], values[packed.keep[k + 3]]
-        w1, w2, w3 = w + stride, w + np.uint64(2) * stride, w + np.uint64(3) * stride
-        if v0 != 0.0 or v1 != 0.0 or v2 != 0.0 or v3 != 0.0:  # indicators and empty lists are mostly 0
-            for o in range(stride):
-                room[o] = (
-                    room[o]
-                    + v0 * packed.weight[w + o]
-                    + v1 * packed.weight[w1 + o]
-                    + v2 * packed.weight[w2 + o]
-                    + v3 * packed.weight[w3 + o]
-                )
-        w += np.uint64(AT_ONCE) * stride
-
-
-@inlined_fused
-def _row(packed: Packed, own: Floats, means: Floats, room: Floats, out: Floats) -> None:
-    """Write a row's outputs.  # (W,), (R, W), (the largest stride,) -> (H,)"""
-    for b in range(len(packed.strides)):
-        first, count = packed.outputs[b], packed.outputs[b + 1] - packed.outputs[b]
-        for o in range(count):
-            room[o] = packed.bias[first + o]
-        _branch(packed, b, own if b == 0 else means[b - 1], room)
-        for o in range(count):
-            out[first + o] = max(room[o], np.float32(0.0))
+@inlined
+def _branch(packed: Packed, b: int, values: Floats, start: int, stop: int, out: Floats) -> None:
+    """Write a branch's outputs of the rows from `start` to `stop`.  # (B, W) -> (B, H)"""
+    keep, first, end = packed.keep, packed.keeps[b], packed.keeps[b + 1]
+    weight, w, stride = packed.weight, packed.weights[b], packed.strides[b]
+    bias, at, c = packed.bias, packed.biases[b], packed.outputs[b]
+    wanted = packed.outputs[b + 1] - c
+    while wanted > 0:
+        lanes, i = WIDE if wanted > LANES else LANES, start
+        while i + ROWS <= stop:
+            if wanted > LANES:
+                products_6xW(values, i, keep, first, end, weight, w, stride, bias, at, wanted, out, c)
+            else:
+                products_6x16(values, i, keep, first, end, weight, w, stride, bias, at, wanted, out, c)
+            i += ROWS
+        while i < stop:
+            if wanted > LANES:
+                products_1xW(values, i, keep, first, end, weight, w, stride, bias, at, wanted, out, c)
+            else:
+                products_1x16(values, i, keep, first, end, weight, w, stride, bias, at, wanted, out, c)
+            i += 1
+        w, at, c, wanted = w + lanes, at + lanes, c + lanes, wanted - lanes
 
 
 @compiled
-def forward(packed: Packed, own: Floats, means: Floats, room: Floats, out: Floats) -> None:
-    """Write relu outputs of all branches side by side.  # (B, W), (B, R, W), (the largest stride,) -> (B, H)"""
-    for i in range(len(own)):
-        _row(packed, own[i], means[i], room, out[i])
-
-
-@compiled
-def finish(bias: Floats, out: Floats) -> None:
-    """Make relu outputs of products.  # (H,), (B, H)"""
-    for i in range(len(out)):
-        for o in range(len(bias)):
-            out[i, o] = max(out[i, o] + bias[o], np.float32(0.0))
+def forward(packed: Packed, own: Floats, means: Floats, out: Floats) -> None:
+    """Write relu outputs of all branches side by side.  # (B, W), (B, R, W) -> (B, H)"""
+    for start in range(0, len(own), BLOCK):
+        stop = min(start + BLOCK, len(own))
+        _branch(packed, 0, own, start, stop, out)
+        for b in range(1, len(packed.strides)):
+            _branch(packed, b, means[:, b - 1], start, stop, out)
 
 
 class Network(NamedTuple):
-    """All of a model that is compiled for few rows."""
+    """All of a model that is compiled."""
 
     first: Packed
     second: Packed
     weight: Floats  # (H2,) the classifier's
     bias: float
-    room: Floats  # (the largest stride + H2,) to work in
-
-
-@inlined_fused
-def score_of(network: Network, own: Floats, means: Floats) -> float:
-    """The score of layer 2 and the classifier.  # (W,), (R, W)"""
-    weight, room = network.weight, network.room
-    h2 = room[len(room) - len(weight) :]
-    _row(network.second, own, means, room, h2)
-    logit = np.float32(network.bias)
-    for o in range(len(weight)):
-        logit += h2[o] * weight[o]
-    return 1.0 / (1.0 + math.exp(min(max(float(-logit), -80.0), 80.0)))
 
 
 @compiled
-def classify(network: Network, own: Floats, means: Floats, score: Floats) -> None:
-    """Write the scores of layer 2 and the classifier.  # (B, W), (B, R, W) -> (B,)"""
+def classify(network: Network, own: Floats, means: Floats, h2: Floats, score: Floats) -> None:
+    """Write the scores of layer 2 and the classifier.  # (B, W), (B, R, W), (B, H2) -> (B,)
+
+    h2  room for the outputs of layer 2
+    """
+    forward(network.second, own, means, h2)
     for i in range(len(own)):
-        score[i] = score_of(network, own[i], means[i])
+        logit = np.float32(network.bias)
+        for o in range(len(network.weight)):
+            logit += h2[i, o] * network.weight[o]
+        score[i] = 1.0 / (1.0 + math.exp(min(max(float(-logit), -80.0), 80.0)))

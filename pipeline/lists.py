@@ -15,7 +15,8 @@ Memory: 8 * L * W bytes.
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.compiled import compiled, prefetch
+from pipeline.compiled import compiled
+from pipeline.instructions import prefetch
 from pipeline.operations import ADD, READ
 
 Floats = npt.NDArray[np.float32]

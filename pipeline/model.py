@@ -34,8 +34,6 @@ from pipeline.transform import Transform
 Floats = npt.NDArray[np.float32]
 FORMAT = 1
 _forward, _classify = direct(layer_kernel.forward), direct(layer_kernel.classify)
-_finish = direct(layer_kernel.finish)
-FEW = 250_000  # multiply-adds: with more, a matrix product for each branch is quicker than the compiled loop
 REPORT = ("training", "pruning", "metrics", "reference")  # no score depends on these
 ARITHMETIC = [
     "raw: the node's channels, in the order of `channels`",
@@ -72,18 +70,7 @@ class Layer:
     def forward(self, own: Floats, means: Floats) -> Floats:
         """Return relu outputs of all branches side by side.  # (B, W), (B, R, W) -> (B, H)"""
         out = np.empty((len(own), self.width), np.float32)
-        if len(own) <= self.few_rows:
-            _forward(self.packed, _plain(own), _plain(means), np.empty(self.widest, np.float32), out)
-            return out
-        start = 0
-        for b, branch in enumerate(self.branches):
-            values = own if b == 0 else means[:, b - 1]
-            stop = start + len(branch.bias)
-            if len(branch.keep) < values.shape[1]:
-                values = values[:, branch.keep]
-            np.matmul(values, branch.weight, out=out[:, start:stop])
-            start = stop
-        _finish(self.packed.bias, out)
+        _forward(self.packed, _plain(own), _plain(means), out)
         return out
 
     @cached_property
@@ -93,16 +80,6 @@ class Layer:
             [branch.weight for branch in self.branches],
             [branch.bias for branch in self.branches],
         )
-
-    @cached_property
-    def few_rows(self) -> int:
-        """So many rows at most are few."""
-        return max(1, FEW // max(1, self.multiply_adds))
-
-    @cached_property
-    def widest(self) -> int:
-        """Numbers that the compiled layer needs room for: the largest stride."""
-        return int(self.packed.strides.max())
 
     @cached_property
     def width(self) -> int:
@@ -131,11 +108,8 @@ class Model:
 
     def scores(self, h: Floats, means: Floats) -> Floats:
         """Return the scores: stage D.  # (B, H), (B, R, H) -> (B,)"""
-        layer = self.layers[1]
-        if len(h) > layer.few_rows:
-            return self.classify(layer.forward(h, means))
-        score = np.empty(len(h), np.float32)
-        _classify(self.network, _plain(h), _plain(means), score)
+        score, h2 = np.empty(len(h), np.float32), np.empty((len(h), self.layers[1].width), np.float32)
+        _classify(self.network, _plain(h), _plain(means), h2, score)
         return score
 
     def logits(self, h2: Floats) -> Floats:
@@ -148,15 +122,14 @@ class Model:
 
     @cached_property
     def network(self) -> layer_kernel.Network:
-        """All of it, for compiled code and few rows."""
+        """All of it, for compiled code."""
         first, second = self.layers
-        room = np.empty(max(first.widest, second.widest) + second.width, np.float32)
-        return layer_kernel.Network(first.packed, second.packed, _plain(self.weight), self.bias, room)
+        return layer_kernel.Network(first.packed, second.packed, _plain(self.weight), self.bias)
 
     @property
-    def few_rows(self) -> int:
-        """So many rows at most are few for both layers."""
-        return min(layer.few_rows for layer in self.layers)
+    def is_compiled(self) -> bool:
+        """May compiled code do stages B and D, with `network`?"""
+        return True
 
     @property
     def multiply_adds(self) -> int:

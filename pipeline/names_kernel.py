@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.compiled import compiled, inlined, prefetch
+from pipeline.compiled import compiled, inlined
+from pipeline.instructions import prefetch
 from pipeline.texts_kernel import Data
 
 LONGEST_NAME = 1024  # characters of an id or a group key; they are kept in memory as long as the node

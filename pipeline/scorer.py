@@ -93,7 +93,7 @@ class Scorer:
         self.graph = Graph(model.schema)
         self.inputs, self.hidden = Cache(len(model.input_keep)), Cache(model.layers[0].width)
         self._tables, self._network = model.transform.tables(model.input_keep), model.network
-        self._few = min(model.few_rows, FEW_EVENTS)
+        self._few = FEW_EVENTS if model.is_compiled else 0
         self._read, self._read_before = self._room_to_read(FEW_EVENTS), self._room_to_read(FEW_EVENTS)
         self._latest: Advanced | None = None
 
@@ -166,8 +166,9 @@ class Scorer:
 
     def _room_to_read(self, events: int) -> _Read:
         relations, inputs, width = len(self.model.schema.relations), len(self._tables.keep), self.model.layers[0].width
-        h, hidden_means = np.empty((self._few, width), np.float32), np.empty((events, relations, width), np.float32)
-        made = Made(h, hidden_means, np.empty(self._few, np.float32), np.zeros(5))
+        hidden_means = np.empty((events, relations, width), np.float32)
+        h, h2 = (np.empty((self._few, layer.width), np.float32) for layer in self.model.layers)
+        made = Made(h, hidden_means, h2, np.empty(self._few, np.float32), np.zeros(5))
         x, means = np.empty((events, inputs), np.float32), np.empty((events, relations, inputs), np.float32)
         return _Read(x, means, made)
 

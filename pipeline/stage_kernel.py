@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.cache import Values, keep
-from pipeline.compiled import compiled, direct, seconds
+from pipeline.compiled import compiled, direct
 from pipeline.graph_kernel import run
 from pipeline.graph_state import Batch, Result, Rules, State
-from pipeline.layer_kernel import Network, forward, score_of
+from pipeline.instructions import seconds
+from pipeline.layer_kernel import Network, classify, forward
 from pipeline.lists import obey
 from pipeline.names_kernel import Table
 from pipeline.transform import Raw, Tables, look_up
@@ -27,6 +28,7 @@ class Made(NamedTuple):
 
     h: Floats  # (few, H)
     hidden_means: Floats  # (n, R, H)
+    h2: Floats  # (few, H2)
     score: Floats  # (few,) of each target
     at: npt.NDArray[np.float64]  # (5,) seconds: when A began, and when each stage was done
 
@@ -70,12 +72,16 @@ def _all_others(out: Result, x: Floats, means: Floats, hidden: Values, network: 
     """Do stages B, C and D."""
     counts, to = out.counts[0], out.targets
     made.at[1] = seconds()
-    forward(network.first, x[: counts.entries], means[: counts.entries], network.room, made.h)
+    forward(network.first, x[: counts.entries], means[: counts.entries], made.h)
     made.at[2] = seconds()
     _stage_c(out, hidden, made.h, made.hidden_means)
     made.at[3] = seconds()
-    for t in range(counts.targets):
-        made.score[t] = score_of(network, made.h[to.entry[t]], made.hidden_means[to.entry[t]])
+    if counts.targets == counts.entries:
+        classify(network, made.h[: counts.targets], made.hidden_means, made.h2, made.score)
+    else:
+        for t in range(counts.targets):
+            e = to.entry[t]
+            classify(network, made.h[e : e + 1], made.hidden_means[e : e + 1], made.h2, made.score[t : t + 1])
     made.at[4] = seconds()
 
 

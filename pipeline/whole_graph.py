@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.instructions import LANES
 from pipeline.model import Layer
 from pipeline.whole_graph_kernel import Csr, finish, multiply
 
 Floats = npt.NDArray[np.float32]
-LINE = 16  # numbers in a line of the processor's cache: rows that begin with one are read and multiplied faster
 ROWS = 2048  # of a product at a time
 
 
@@ -121,9 +121,9 @@ def _products(x: Floats, weight: Floats) -> Iterator[tuple[slice, Floats]]:
 
 def _lines(rows: int, width: int) -> Floats:
     """Return an array of at least `width` channels whose every row begins with a line of the cache."""
-    width = -(-width // LINE) * LINE
-    room = np.zeros(rows * width + LINE, np.float32)
-    first = -(room.ctypes.data // room.itemsize) % LINE
+    width = -(-width // LANES) * LANES
+    room = np.zeros(rows * width + LANES, np.float32)
+    first = -(room.ctypes.data // room.itemsize) % LANES
     return room[first : first + rows * width].reshape(rows, width)
 
 

@@ -5,7 +5,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.compiled import compiled
+from pipeline.compiled import compiled, inlined
+from pipeline.instructions import LANES, row_sum_16, row_sum_32, row_sum_64
 
 Floats = npt.NDArray[np.float32]
 
@@ -18,31 +19,36 @@ class Csr(NamedTuple):
     value: Floats  # (E,)
 
 
+@inlined
+def _sum_of(matrix: Csr, i: int, table: Floats, total: Floats) -> None:
+    """Write row i of matrix table. All W channels, though fewer may be wanted, for whole registers of them."""
+    start, column, value = matrix
+    first, end, width, c = start[i], start[i + 1], len(total), 0
+    while c + 4 * LANES <= width:
+        row_sum_64(column, value, first, end, table, c, total)
+        c += 4 * LANES
+    if c + 2 * LANES <= width:
+        row_sum_32(column, value, first, end, table, c, total)
+        c += 2 * LANES
+    if c + LANES <= width:
+        row_sum_16(column, value, first, end, table, c, total)
+        c += LANES
+    if c < width <= LANES:
+        total[:] = np.float32(0.0)
+        for e in range(first, end):
+            for o in range(width):
+                total[o] += value[e] * table[column[e], o]
+    elif c < width:  # the last ones once more
+        row_sum_16(column, value, first, end, table, width - LANES, total)
+
+
 @compiled
 def multiply(
     matrix: Csr, table: Floats, bias: Floats, least: np.float32, out: Floats, first: int, total: Floats
 ) -> None:
-    """Write matrix table + bias, `least` where it is less; `total` (W,) is room for the sum of a row.
-
-    Four rows of the table are added at once, for the sum is in memory too. All W channels are, though fewer may be
-    wanted: a row of whole lines leaves no rest to go through number by number.
-    """
-    start, column, value = matrix
-    width = len(total)
+    """Write matrix table + bias, `least` where it is less; `total` (W,) is room for the sum of a row."""
     for i in range(len(out)):
-        for o in range(width):
-            total[o] = np.float32(0.0)
-        e, end = start[i], start[i + 1]
-        while e + 4 <= end:
-            a, b, c, d = table[column[e]], table[column[e + 1]], table[column[e + 2]], table[column[e + 3]]
-            of_a, of_b, of_c, of_d = value[e], value[e + 1], value[e + 2], value[e + 3]
-            for o in range(width):
-                total[o] += (of_a * a[o] + of_b * b[o]) + (of_c * c[o] + of_d * d[o])
-            e += 4
-        for rest in range(e, end):
-            row, of_row = table[column[rest]], value[rest]
-            for o in range(width):
-                total[o] += of_row * row[o]
+        _sum_of(matrix, i, table, total)
         place = out[i, first : first + len(bias)]
         for o in range(len(place)):
             place[o] = max(total[o] + bias[o], least)

@@ -37,7 +37,7 @@ WAITS = 60.0  # seconds, for what must happen
 def any_batch_is_large():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(consumers.score, "AHEAD_BYTES", 0)
-        patch.setattr(Model, "few_rows", 0)  # few events go through all stages at once
+        patch.setattr(Model, "is_compiled", False)  # few events go through all stages at once
         yield
 
 

@@ -374,9 +374,9 @@ def test_each_heavy_library_has_its_doors():
         "prometheus_client": {"metrics"}, "dgl": {"experiments/message_passing"},
         "torch": {"device", "bench/core_peers", "experiments/message_passing"} | graphs | baselines,
         "sklearn": {"channels_kept", "teacher", "experiments/baselines/trees", "bench/core_peers", "bench/train"},
-        "networkx": {"twin", "explained_drawing", "bench/memory"}, "matplotlib": {"figure"}, "numba": {"compiled"},
+        "networkx": {"twin", "explained_drawing", "bench/memory"}, "matplotlib": {"figure"},
+        "numba": {"compiled", "instructions"}, "scipy": {"experiments/graphs/files"},
         "safetensors": {"model"}, "fsspec": {"snapshot_files"}, "confluent_kafka": {"kafka_log/confluent"},
-        "scipy": {"experiments/graphs/files"},
     }  # fmt: skip
     for library, modules in doors.items():
         assert importers(library) == {f"pipeline/{module}.py" for module in modules}, library

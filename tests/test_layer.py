@@ -1,11 +1,16 @@
-"""A layer gives what its formula says, by the compiled loop for few rows and by matrix products for many."""
+"""A layer gives what its formula says, bit by bit the same whichever rows are computed together."""
+
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from worlds import random_model, world
 
 from pipeline.model import Branch, Layer
+
+CHANNELS = 6
 
 
 def by_formula(layer: Layer, own: np.ndarray, means: np.ndarray) -> np.ndarray:
@@ -24,35 +29,44 @@ def by_formula(layer: Layer, own: np.ndarray, means: np.ndarray) -> np.ndarray:
     return np.array(rows, np.float64).reshape(len(own), layer.width)
 
 
-@given(
-    seed=st.integers(0, 10_000),
-    rows=st.sampled_from([0, 1, 5]),
-    few_rows=st.sampled_from([0, 5]),
-    kept=st.lists(st.integers(0, 6), min_size=1, max_size=4),
-    outputs=st.lists(st.integers(0, 5), min_size=4, max_size=4),
-)
-def test_both_ways_give_what_the_formula_says(seed, rows, few_rows, kept, outputs):
-    rng = np.random.default_rng(seed)
-    layer = Layer([
+@st.composite
+def layers(draw: st.DrawFn) -> Layer:
+    """Branches with as many outputs as fit into registers, and more, and fewer, and none."""
+    rng = np.random.default_rng(draw(st.integers(0, 10_000)))
+    kept = draw(st.lists(st.integers(0, CHANNELS), min_size=1, max_size=4))
+    outputs = draw(st.lists(st.integers(0, 70) | st.sampled_from([16, 32, 48]), min_size=4, max_size=4))
+    return Layer([
         Branch(
-            np.sort(rng.choice(6, k, replace=False)).astype(np.int32),
+            np.sort(rng.choice(CHANNELS, k, replace=False)).astype(np.int32),
             rng.normal(size=(k, o)).astype(np.float32),
             rng.normal(size=o).astype(np.float32),
         )
         for k, o in zip(kept, outputs, strict=False)
     ])  # fmt: skip
-    layer.few_rows = few_rows
-    own = rng.normal(size=(rows, 6)).astype(np.float32) * (rng.uniform(size=(rows, 6)) < 0.7)
-    means = rng.normal(size=(rows, len(kept) - 1, 6)).astype(np.float32)
-    assert layer.forward(own, means) == pytest.approx(by_formula(layer, own, means), abs=1e-5)
 
 
-def test_few_rows_and_many_agree():
-    rng = np.random.default_rng(0)
-    branches = [rng.normal(size=(40, 30)).astype(np.float32) for _ in range(3)]
-    layer = Layer([Branch(np.arange(40, dtype=np.int32), w, w[0]) for w in branches])
-    own, means = rng.normal(size=(64, 40)).astype(np.float32), rng.normal(size=(64, 2, 40)).astype(np.float32)
-    layer.few_rows = 1
-    many = layer.forward(own, means)
-    few = np.concatenate([layer.forward(own[i : i + 1], means[i : i + 1]) for i in range(64)])
-    assert few == pytest.approx(many, abs=2e-5)
+@given(layer=layers(), rows=st.integers(0, 60), seed=st.integers(0, 10_000))
+def test_a_layer_gives_what_its_formula_says_however_many_rows(layer, rows, seed):
+    rng = np.random.default_rng(seed)
+    own = rng.normal(size=(rows, CHANNELS)).astype(np.float32) * (rng.uniform(size=(rows, CHANNELS)) < 0.7)
+    means = rng.normal(size=(rows, len(layer.branches) - 1, CHANNELS)).astype(np.float32)
+    together = layer.forward(own, means)
+    assert together == pytest.approx(by_formula(layer, own, means), abs=1e-5)
+    for i in range(rows):
+        np.testing.assert_array_equal(layer.forward(own[i : i + 1], means[i : i + 1])[0], together[i])
+
+
+def test_the_shards_of_a_process_may_use_one_model_at_once():
+    model, rng = random_model(world(), width=20), np.random.default_rng(0)
+    width, relations = model.layers[0].width, len(model.schema.relations)
+    read = [
+        (
+            rng.normal(size=(rows, width)).astype(np.float32),
+            rng.normal(size=(rows, relations, width)).astype(np.float32),
+        )
+        for rows in rng.integers(1, 40, 200)
+    ]
+    alone = [model.scores(*what) for what in read]
+    with ThreadPoolExecutor(4) as threads:
+        for scores, expected in zip(threads.map(lambda what: model.scores(*what), read), alone, strict=True):
+            np.testing.assert_array_equal(scores, expected)

@@ -1,0 +1,208 @@
+"""What numba has no words for, as code for LLVM: to fetch memory ahead, to ask the clock, and sums that stay in
+registers while they grow.
+
+A loop over channels that adds to an array reads and writes every sum each time, and begins by finding out whether its
+arrays overlap: of the narrow rows that pruning leaves, that takes longer than the arithmetic. Here LANES sums, or a
+multiple, are one value, which is written once. What a product adds is rounded once with its sum where the processor
+can, one after the other: how many rows are computed together changes no bit of them.
+
+An instruction looks at nothing: indices must be sound, rows contiguous.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any, cast
+
+import numba
+import numpy as np
+import numpy.typing as npt
+from llvmlite import ir
+from llvmlite.binding import get_host_cpu_features
+from numba.core import cgutils
+from numba.extending import intrinsic
+from numba.np import arrayobj
+
+LANES = 16  # numbers in a line of the processor's cache, and in the widest registers of today's
+WIDE = 2 * LANES if get_host_cpu_features().get("avx512f") else LANES  # outputs that are computed at a time
+ROWS = 6  # ... of so many rows
+
+Floats = npt.NDArray[np.float32]
+_arrays: Any = arrayobj  # numba ships no types
+_code: Any = cgutils
+_types: Any = numba.types
+
+BYTE, NUMBER, WORD, SINGLE = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType()
+BYTES = BYTE.as_pointer()
+
+
+# ---- memory and time ----
+
+
+@intrinsic
+def _prefetch(_context: Any, array: Any, index: Any) -> Any:
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        place = _place(context, builder, signature.args[0], args[0], args[1])
+        kind = ir.FunctionType(ir.VoidType(), [BYTES, NUMBER, NUMBER, NUMBER])
+        fetch = builder.module.declare_intrinsic("llvm.prefetch", [BYTES], kind)
+        builder.call(fetch, [place, NUMBER(0), NUMBER(3), NUMBER(1)])  # to be read, to stay near, no code
+        return context.get_dummy_value()
+
+    return _types.void(array, _types.intp), emit
+
+
+@intrinsic
+def _seconds(_context: Any) -> Any:
+    def emit(_context: Any, builder: Any, _signature: Any, _args: Any) -> Any:
+        found = _code.alloca_once(builder, ir.ArrayType(WORD, 2))  # seconds, nanoseconds
+        kind = ir.FunctionType(NUMBER, [NUMBER, found.type])
+        ask = _code.get_or_insert_function(builder.module, kind, "clock_gettime")
+        builder.call(ask, [NUMBER(time.CLOCK_MONOTONIC), found])
+        whole, rest = (builder.sitofp(builder.extract_value(builder.load(found), i), ir.DoubleType()) for i in range(2))
+        return builder.fadd(whole, builder.fmul(rest, ir.DoubleType()(1e-9)))
+
+    return _types.float64(), emit
+
+
+# prefetch(array, index): have the processor fetch the line where array[index] begins, and go on. Of some forty lines
+# that an event needs few are near the processor once a graph has a million nodes; those that are asked for in time come
+# together. Any index will do, for nothing is read.
+prefetch = cast(Callable[[npt.NDArray[Any], int], None], _prefetch)
+
+# seconds(): `time.monotonic()`.
+seconds = cast(Callable[[], float], _seconds)
+
+
+# ---- sums in registers ----
+
+
+def _row_sum(lanes: int) -> Any:
+    many = ir.VectorType(SINGLE, lanes)
+
+    @intrinsic
+    def row_sum(_context: Any, column: Any, value: Any, first: Any, end: Any, table: Any, c: Any, out: Any) -> Any:
+        def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            kinds, (columns, values, first, end, rows, c, sums) = signature.args, args
+            total = _code.alloca_once_value(builder, ir.Constant(many, [0.0] * lanes))
+            with _code.for_range_slice(builder, first, end, WORD(1), intp=WORD) as (e, _):
+                row = _index(builder, _place(context, builder, kinds[0], columns, e))
+                number = _load(builder, _place(context, builder, kinds[1], values, e), SINGLE)
+                place = _beyond(builder, _place(context, builder, kinds[4], rows, row), c)
+                _add(builder, total, _spread(builder, number, many), _load(builder, place, many))
+            _store(builder, builder.load(total), _place(context, builder, kinds[6], sums, c))
+            return context.get_dummy_value()
+
+        size = _types.intp
+        return _types.void(column, value, size, size, table, size, out), emit
+
+    return row_sum
+
+
+RowSum = Callable[[npt.NDArray[np.int32], Floats, int, int, Floats, int, Floats], None]
+
+# row_sum_N(column, value, first, end, table, c, out): write to out[c : c + N] the sum over e from `first` to `end` of
+# value[e] * table[column[e], c : c + N].
+row_sum_16, row_sum_32, row_sum_64 = (cast(RowSum, _row_sum(lanes)) for lanes in (LANES, 2 * LANES, 4 * LANES))
+
+
+def _products(rows: int, lanes: int) -> Any:
+    many = ir.VectorType(SINGLE, lanes)
+
+    @intrinsic
+    def products(
+        _context: Any, values: Any, i: Any, keep: Any, first: Any, end: Any, weight: Any, w: Any, stride: Any,
+        bias: Any, o: Any, wanted: Any, out: Any, c: Any,
+    ) -> Any:  # fmt: skip
+        def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            kinds, (table, i, keep, first, end, weight, w, stride, bias, o, wanted, out, c) = signature.args, args
+            start = _load(builder, _place(context, builder, kinds[8], bias, o), many)
+            totals = [_code.alloca_once_value(builder, start) for _ in range(rows)]
+            row = [builder.add(i, WORD(r)) for r in range(rows)]
+            places = [_place(context, builder, kinds[0], table, r) for r in row]
+            with _code.for_range_slice(builder, first, end, WORD(1), intp=WORD) as (k, _):
+                channel = _index(builder, _place(context, builder, kinds[2], keep, k))
+                at = builder.add(w, builder.mul(builder.sub(k, first), stride))
+                weights = _load(builder, _place(context, builder, kinds[5], weight, at), many)
+                for total, place in zip(totals, places, strict=True):
+                    number = _load(builder, _beyond(builder, place, channel), SINGLE)
+                    _add(builder, total, _spread(builder, number, many), weights)
+            zeros = ir.Constant(many, [0.0] * lanes)
+            for total, r in zip(totals, row, strict=True):
+                numbers = builder.load(total)
+                relu = builder.select(builder.fcmp_ordered(">", numbers, zeros), numbers, zeros)
+                place = _beyond(builder, _place(context, builder, kinds[11], out, r), c)
+                _store_some(builder, relu, place, wanted)
+            return context.get_dummy_value()
+
+        size = _types.intp
+        return _types.void(values, size, keep, size, size, weight, size, size, bias, size, size, out, size), emit
+
+    return products
+
+
+Products = Callable[
+    [Floats, int, npt.NDArray[np.int32], int, int, Floats, int, int, Floats, int, int, Floats, int], None
+]
+
+# products_RxN(values, i, keep, first, end, weight, w, stride, bias, o, wanted, out, c): for each of R rows from i on,
+# write to out[i, c : c + N], or to as many of it as are `wanted`, what is above 0 of bias[o : o + N] plus the sum over
+# k from `first` to `end` of values[i, keep[k]] * weight[w + (k - first) * stride : ... + N].
+#
+# Of six rows and two registers each, twelve sums grow at once, and a register of weights is read once for six of them.
+# Processors without AVX-512 have sixteen registers half as wide: there, one of ours is two of them.
+products_6x16, products_1x16 = (cast(Products, _products(rows, LANES)) for rows in (ROWS, 1))
+products_6xW, products_1xW = (cast(Products, _products(rows, WIDE)) for rows in (ROWS, 1))
+
+
+def _place(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any:
+    """Return where array[index] begins."""
+    it = _arrays.make_array(kind)(context, builder, array)
+    stride = _code.unpack_tuple(builder, it.strides)[0]
+    return builder.gep(builder.bitcast(it.data, BYTES), [builder.mul(index, stride)])
+
+
+def _beyond(builder: Any, place: Any, count: Any) -> Any:
+    """Return the place of the number that comes `count` numbers later."""
+    return builder.gep(place, [builder.mul(count, WORD(4))])
+
+
+def _index(builder: Any, place: Any) -> Any:
+    """Load an int32 as an index."""
+    return builder.sext(_load(builder, place, NUMBER), WORD)
+
+
+def _load(builder: Any, place: Any, kind: Any) -> Any:
+    found = builder.load(builder.bitcast(place, kind.as_pointer()))
+    found.align = 4
+    return found
+
+
+def _store(builder: Any, numbers: Any, place: Any) -> None:
+    builder.store(numbers, builder.bitcast(place, numbers.type.as_pointer())).align = 4
+
+
+def _store_some(builder: Any, numbers: Any, place: Any, wanted: Any) -> None:
+    """Write all numbers, or the first ones where fewer are wanted."""
+    lanes = numbers.type.count
+    with builder.if_else(builder.icmp_signed(">=", wanted, WORD(lanes))) as (all_of_them, some):
+        with all_of_them:
+            _store(builder, numbers, place)
+        with some:
+            room = _code.alloca_once(builder, numbers.type)
+            builder.store(numbers, room)
+            with _code.for_range_slice(builder, WORD(0), wanted, WORD(1), intp=WORD) as (n, _):
+                number = _load(builder, _beyond(builder, builder.bitcast(room, BYTES), n), SINGLE)
+                _store(builder, number, _beyond(builder, place, n))
+
+
+def _spread(builder: Any, number: Any, many: Any) -> Any:
+    """Return as many times the number as there are lanes."""
+    nothing = ir.Constant(many, ir.Undefined)
+    one = builder.insert_element(nothing, number, NUMBER(0))
+    return builder.shuffle_vector(one, nothing, ir.Constant(ir.VectorType(NUMBER, many.count), [0] * many.count))
+
+
+def _add(builder: Any, total: Any, a: Any, b: Any) -> None:
+    """Add a product to the sums that `total` points to."""
+    together = ["contract"]
+    product = builder.fmul(a, b, flags=together)
+    builder.store(builder.fadd(builder.load(total), product, flags=together), total)
