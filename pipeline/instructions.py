@@ -11,6 +11,7 @@ An instruction looks at nothing: indices must be sound, rows contiguous.
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import numba
@@ -23,8 +24,20 @@ from numba.extending import intrinsic
 from numba.np import arrayobj
 
 LANES = 16  # numbers in a line of the processor's cache, and in the widest registers of today's
-WIDE = 2 * LANES if get_host_cpu_features().get("avx512f") else LANES  # outputs that are computed at a time
-ROWS = 6  # ... of so many rows
+ROWS = 6  # that are multiplied together
+
+# What levels of processors have, and which one this is. The code of products has a version for each: an image's is made
+# for every processor of the architecture, and without these would take several times as long.
+FEATURES = ("", "+avx,+avx2,+fma", "+avx,+avx2,+fma,+avx512f,+avx512bw,+avx512dq,+avx512vl")
+AVX512 = 2
+
+
+def _level() -> int:
+    found = get_host_cpu_features()
+    return max(n for n, wanted in enumerate(FEATURES) if all(found.get(name[1:]) for name in wanted.split(",") if name))
+
+
+LEVEL = _level()
 
 Floats = npt.NDArray[np.float32]
 _arrays: Any = arrayobj  # numba ships no types
@@ -107,50 +120,80 @@ row_sum_16, row_sum_32, row_sum_64 = (cast(RowSum, _row_sum(lanes)) for lanes in
 def _products(rows: int, lanes: int) -> Any:
     many = ir.VectorType(SINGLE, lanes)
 
+    def multiply(builder: Any, given: Any) -> None:
+        """The code of it, on places: of row i of `values` and `out`, of `first` of `keep` and `weight`, of `o`."""
+        values, below, keep, count, weight, stride, bias, wanted, out, beneath = given
+        totals = [_code.alloca_once_value(builder, _load(builder, bias, many)) for _ in range(rows)]
+        places = [builder.gep(values, [builder.mul(below, WORD(r))]) for r in range(rows)]
+        with _code.for_range(builder, count, intp=WORD) as loop:
+            channel = _index(builder, _beyond(builder, keep, loop.index))
+            weights = _load(builder, _beyond(builder, weight, builder.mul(loop.index, stride)), many)
+            for total, place in zip(totals, places, strict=True):
+                number = _load(builder, _beyond(builder, place, channel), SINGLE)
+                _add(builder, total, _spread(builder, number, many), weights)
+        zeros = ir.Constant(many, [0.0] * lanes)
+        for r, total in enumerate(totals):
+            numbers = builder.load(total)
+            relu = builder.select(builder.fcmp_unordered(">", numbers, zeros), numbers, zeros)  # nan stays nan
+            _store_some(builder, relu, builder.gep(out, [builder.mul(beneath, WORD(r))]), wanted)
+
     @intrinsic
     def products(
         _context: Any, values: Any, i: Any, keep: Any, first: Any, end: Any, weight: Any, w: Any, stride: Any,
-        bias: Any, o: Any, wanted: Any, out: Any, c: Any,
+        bias: Any, o: Any, wanted: Any, out: Any, c: Any, level: Any,
     ) -> Any:  # fmt: skip
         def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            kinds, (table, i, keep, first, end, weight, w, stride, bias, o, wanted, out, c) = signature.args, args
-            start = _load(builder, _place(context, builder, kinds[8], bias, o), many)
-            totals = [_code.alloca_once_value(builder, start) for _ in range(rows)]
-            row = [builder.add(i, WORD(r)) for r in range(rows)]
-            places = [_place(context, builder, kinds[0], table, r) for r in row]
-            with _code.for_range_slice(builder, first, end, WORD(1), intp=WORD) as (k, _):
-                channel = _index(builder, _place(context, builder, kinds[2], keep, k))
-                at = builder.add(w, builder.mul(builder.sub(k, first), stride))
-                weights = _load(builder, _place(context, builder, kinds[5], weight, at), many)
-                for total, place in zip(totals, places, strict=True):
-                    number = _load(builder, _beyond(builder, place, channel), SINGLE)
-                    _add(builder, total, _spread(builder, number, many), weights)
-            zeros = ir.Constant(many, [0.0] * lanes)
-            for total, r in zip(totals, row, strict=True):
-                numbers = builder.load(total)
-                relu = builder.select(builder.fcmp_ordered(">", numbers, zeros), numbers, zeros)
-                place = _beyond(builder, _place(context, builder, kinds[11], out, r), c)
-                _store_some(builder, relu, place, wanted)
+            kinds, (values, i, keep, first, end, weight, w, stride, bias, o, wanted, out, c, level) = (
+                signature.args, args
+            )  # fmt: skip
+            at = partial(_place, context, builder)
+            from_values, from_out = at(kinds[0], values, i), at(kinds[11], out, i)
+            below, beneath = (
+                _code.unpack_tuple(builder, _arrays.make_array(kind)(context, builder, array).strides)[0]
+                for kind, array in ((kinds[0], values), (kinds[11], out))
+            )
+            given = (
+                from_values, below, at(kinds[2], keep, first), builder.sub(end, first), at(kinds[5], weight, w), stride,
+                at(kinds[8], bias, o), wanted, _beyond(builder, from_out, c), beneath,
+            )  # fmt: skip
+            _at_level(builder, level, f"products_{rows}x{lanes}", multiply, given)
             return context.get_dummy_value()
 
         size = _types.intp
-        return _types.void(values, size, keep, size, size, weight, size, size, bias, size, size, out, size), emit
+        return _types.void(values, size, keep, size, size, weight, size, size, bias, size, size, out, size, size), emit
 
     return products
 
 
+def _at_level(builder: Any, level: Any, name: str, write: Callable[[Any, Any], None], given: Any) -> None:
+    """Call the code that `write` gives, in its version for processors of that level."""
+    kind = ir.FunctionType(ir.VoidType(), [value.type for value in given])
+    for number, features in enumerate(FEATURES):
+        function = builder.module.globals.get(f"{name}.{number}")
+        if function is None:
+            function = ir.Function(builder.module, kind, f"{name}.{number}")
+            function.linkage = "internal"
+            set.add(function.attributes, f'"target-features"="{features}"')  # llvmlite knows only those without a value
+            inner = ir.IRBuilder(function.append_basic_block())
+            write(inner, function.args)
+            inner.ret_void()
+        with builder.if_then(builder.icmp_signed("==", level, WORD(number))):
+            builder.call(function, given)
+
+
 Products = Callable[
-    [Floats, int, npt.NDArray[np.int32], int, int, Floats, int, int, Floats, int, int, Floats, int], None
+    [Floats, int, npt.NDArray[np.int32], int, int, Floats, int, int, Floats, int, int, Floats, int, int], None
 ]
 
-# products_RxN(values, i, keep, first, end, weight, w, stride, bias, o, wanted, out, c): for each of R rows from i on,
-# write to out[i, c : c + N], or to as many of it as are `wanted`, what is above 0 of bias[o : o + N] plus the sum over
-# k from `first` to `end` of values[i, keep[k]] * weight[w + (k - first) * stride : ... + N].
+# products_RxN(values, i, keep, first, end, weight, w, stride, bias, o, wanted, out, c, level): for each of R rows from
+# i on, write to out[i, c : c + N], or to as many of it as are `wanted`, what is above 0 of bias[o : o + N] plus the sum
+# over k from `first` to `end` of values[i, keep[k]] * weight[w + (k - first) * stride : ... + N].
 #
-# Of six rows and two registers each, twelve sums grow at once, and a register of weights is read once for six of them.
-# Processors without AVX-512 have sixteen registers half as wide: there, one of ours is two of them.
-products_6x16, products_1x16 = (cast(Products, _products(rows, LANES)) for rows in (ROWS, 1))
-products_6xW, products_1xW = (cast(Products, _products(rows, WIDE)) for rows in (ROWS, 1))
+# Of six rows and 32 outputs, twelve of AVX-512's registers grow at once, and one of weights is read once for six of
+# them; of 16 outputs as many of AVX2's, which has but sixteen of half the width.
+products_6x16, products_1x16, products_6x32, products_1x32 = (
+    cast(Products, _products(rows, lanes)) for lanes in (LANES, 2 * LANES) for rows in (ROWS, 1)
+)
 
 
 def _place(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any:

@@ -20,7 +20,16 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.compiled import compiled, inlined
-from pipeline.instructions import LANES, ROWS, WIDE, products_1x16, products_1xW, products_6x16, products_6xW
+from pipeline.instructions import (
+    AVX512,
+    LANES,
+    LEVEL,
+    ROWS,
+    products_1x16,
+    products_1x32,
+    products_6x16,
+    products_6x32,
+)
 
 Floats = npt.NDArray[np.float32]
 BLOCK = 8 * ROWS  # rows that stay in the processor's cache while weights pass, and the other way round
@@ -35,6 +44,7 @@ class Packed(NamedTuple):
     bias: Floats
     biases: npt.NDArray[np.int64]
     outputs: npt.NDArray[np.int64]
+    level: int  # of the processor
 
 
 def pack(keeps: list[npt.NDArray[np.int32]], weights: list[Floats], biases: list[Floats]) -> Packed:
@@ -54,6 +64,7 @@ def pack(keeps: list[npt.NDArray[np.int32]], weights: list[Floats], biases: list
         bias=np.concatenate([branch.ravel() for branch in wide[1::2]]),
         biases=np.cumsum([0, *strides[:-1]]),
         outputs=np.cumsum([0, *map(len, biases)]),
+        level=LEVEL,
     )
 
 
@@ -63,21 +74,22 @@ def _branch(packed: Packed, b: int, values: Floats, start: int, stop: int, out: 
     keep, first, end = packed.keep, packed.keeps[b], packed.keeps[b + 1]
     weight, w, stride = packed.weight, packed.weights[b], packed.strides[b]
     bias, at, c = packed.bias, packed.biases[b], packed.outputs[b]
-    wanted = packed.outputs[b + 1] - c
+    wanted, level = packed.outputs[b + 1] - c, packed.level
     while wanted > 0:
-        lanes, i = WIDE if wanted > LANES else LANES, start
+        wide, i = level == AVX512 and wanted > LANES, start
         while i + ROWS <= stop:
-            if wanted > LANES:
-                products_6xW(values, i, keep, first, end, weight, w, stride, bias, at, wanted, out, c)
+            if wide:
+                products_6x32(values, i, keep, first, end, weight, w, stride, bias, at, wanted, out, c, level)
             else:
-                products_6x16(values, i, keep, first, end, weight, w, stride, bias, at, wanted, out, c)
+                products_6x16(values, i, keep, first, end, weight, w, stride, bias, at, wanted, out, c, level)
             i += ROWS
         while i < stop:
-            if wanted > LANES:
-                products_1xW(values, i, keep, first, end, weight, w, stride, bias, at, wanted, out, c)
+            if wide:
+                products_1x32(values, i, keep, first, end, weight, w, stride, bias, at, wanted, out, c, level)
             else:
-                products_1x16(values, i, keep, first, end, weight, w, stride, bias, at, wanted, out, c)
+                products_1x16(values, i, keep, first, end, weight, w, stride, bias, at, wanted, out, c, level)
             i += 1
+        lanes = 2 * LANES if wide else LANES
         w, at, c, wanted = w + lanes, at + lanes, c + lanes, wanted - lanes
 
 

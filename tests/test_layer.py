@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from worlds import random_model, world
 
+from pipeline.instructions import LEVEL
 from pipeline.model import Branch, Layer
 
 CHANNELS = 6
@@ -45,8 +46,10 @@ def layers(draw: st.DrawFn) -> Layer:
     ])  # fmt: skip
 
 
-@given(layer=layers(), rows=st.integers(0, 60), seed=st.integers(0, 10_000))
-def test_a_layer_gives_what_its_formula_says_however_many_rows(layer, rows, seed):
+@given(layer=layers(), rows=st.integers(0, 60), level=st.integers(0, LEVEL), seed=st.integers(0, 10_000))
+def test_a_layer_gives_what_its_formula_says_however_many_rows(layer, rows, level, seed):
+    """On every level of processors that this one is of, as an image's code finds them."""
+    layer.packed = layer.packed._replace(level=level)
     rng = np.random.default_rng(seed)
     own = rng.normal(size=(rows, CHANNELS)).astype(np.float32) * (rng.uniform(size=(rows, CHANNELS)) < 0.7)
     means = rng.normal(size=(rows, len(layer.branches) - 1, CHANNELS)).astype(np.float32)
@@ -54,6 +57,11 @@ def test_a_layer_gives_what_its_formula_says_however_many_rows(layer, rows, seed
     assert together == pytest.approx(by_formula(layer, own, means), abs=1e-5)
     for i in range(rows):
         np.testing.assert_array_equal(layer.forward(own[i : i + 1], means[i : i + 1])[0], together[i])
+
+
+def test_what_is_no_number_does_not_become_one():
+    layer = Layer([Branch(np.arange(1, dtype=np.int32), np.ones((1, 3), np.float32), np.zeros(3, np.float32))])
+    assert np.isnan(layer.forward(np.full((2, 1), np.nan, np.float32), np.zeros((2, 0, 1), np.float32))).all()
 
 
 def test_the_shards_of_a_process_may_use_one_model_at_once():
