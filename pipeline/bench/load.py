@@ -67,7 +67,8 @@ def run(args: argparse.Namespace) -> Report:
     found: dict[str, list[Figures]] = {who: [] for who in contenders}
 
     def measure(rate: float, offered: str) -> None:
-        count = min(AT_ONCE if math.isinf(rate) else round(rate * SECONDS), args.events or AT_ONCE)
+        count = AT_ONCE if math.isinf(rate) else round(rate * SECONDS)
+        count = min(count, args.events or count)
         runs: dict[str, list[Figures]] = {who: [] for who in contenders}
         for _ in range(args.repeats):
             for who, kind in contenders.items():
