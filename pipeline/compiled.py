@@ -81,7 +81,6 @@ _SETTINGS = {"cache": _folder is not None, "nogil": True, "error_model": "numpy"
 # What is inlined lies in the code of who calls it. Ways to call it from Python were a third of all compiling.
 _INLINED = _SETTINGS | {"cache": False, "forceinline": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 _jit, _jit_inlined = _numba.njit(**_SETTINGS), _numba.njit(**_INLINED)
-_jit_fused = _numba.njit(**_INLINED, fastmath={"contract"})
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -103,16 +102,7 @@ def inlined(function: F) -> F:
     For what an event needs: arrays are passed by value, so that each call with the graph's state and the rules pushed
     some 250 words. Where the compiler was to judge, that was a third of the time of stages A and C.
     """
-    return _only_inlined(_jit_inlined, function)
-
-
-def inlined_fused(function: F) -> F:
-    """Likewise; a product and the sum that it goes into are rounded once, where the processor can."""
-    return _only_inlined(_jit_fused, function)
-
-
-def _only_inlined(jit: Callable[[F], F], function: F) -> F:
-    jitted: Any = jit(function)
+    jitted: Any = _jit_inlined(function)
     if isinstance(jitted, CPUDispatcher):  # not where numba is switched off
         jitted.__class__ = _OnlyInlined
     return cast(F, jitted)

@@ -20,7 +20,7 @@ deviating channel, and its id; a list: 59 bytes, 4 a counter, 8 a deviating chan
 `ttl` and `max_neighbours` bound them all.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -281,12 +281,6 @@ class Graph:
     def _grow(self, arrays: Iterable[str], capacity: int) -> None:
         self._state = self._state._replace(**{name: self._rooms[name].reserve(capacity).array for name in arrays})
         self.capacity = Capacity(len(self._state.rows), len(self._state.lists))
-
-
-def capacity_of(arrays: Mapping[str, npt.NDArray[np.generic]]) -> Capacity:
-    """Return for how many rows and lists an exported graph has room."""
-    rows, lists, _ = arrays["graph.capacity"].tolist()
-    return Capacity(rows, lists)
 
 
 def _rules(schema: Schema) -> Rules:

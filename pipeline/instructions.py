@@ -148,10 +148,8 @@ def _products(rows: int, lanes: int) -> Any:
             )  # fmt: skip
             at = partial(_place, context, builder)
             from_values, from_out = at(kinds[0], values, i), at(kinds[11], out, i)
-            below, beneath = (
-                _code.unpack_tuple(builder, _arrays.make_array(kind)(context, builder, array).strides)[0]
-                for kind, array in ((kinds[0], values), (kinds[11], out))
-            )
+            stride_of = partial(_stride, context, builder)
+            below, beneath = stride_of(kinds[0], values), stride_of(kinds[11], out)
             given = (
                 from_values, below, at(kinds[2], keep, first), builder.sub(end, first), at(kinds[5], weight, w), stride,
                 at(kinds[8], bias, o), wanted, _beyond(builder, from_out, c), beneath,
@@ -198,9 +196,13 @@ products_6x16, products_1x16, products_6x32, products_1x32 = (
 
 def _place(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any:
     """Return where array[index] begins."""
-    it = _arrays.make_array(kind)(context, builder, array)
-    stride = _code.unpack_tuple(builder, it.strides)[0]
-    return builder.gep(builder.bitcast(it.data, BYTES), [builder.mul(index, stride)])
+    start = builder.bitcast(_arrays.make_array(kind)(context, builder, array).data, BYTES)
+    return builder.gep(start, [builder.mul(index, _stride(context, builder, kind, array))])
+
+
+def _stride(context: Any, builder: Any, kind: Any, array: Any) -> Any:
+    """Return how many bytes array[1] lies behind array[0]."""
+    return _code.unpack_tuple(builder, _arrays.make_array(kind)(context, builder, array).strides)[0]
 
 
 def _beyond(builder: Any, place: Any, count: Any) -> Any:

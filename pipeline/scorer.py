@@ -12,7 +12,7 @@ does A of the next micro-batch, so another thread may do B to D meanwhile. Of fe
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ import numpy.typing as npt
 from pipeline.cache import Cache, Values
 from pipeline.events import EventBatch
 from pipeline.explain import Seen
-from pipeline.graph import FEW_EVENTS, Applied, Graph, capacity_of
+from pipeline.graph import FEW_EVENTS, Applied, Graph
 from pipeline.layer_kernel import Network
 from pipeline.model import Model
 from pipeline.stage_kernel import Made, advance, stage_c
@@ -33,20 +33,12 @@ NO_HIDDEN = np.zeros((0, 0), np.float32)
 Explain = Callable[[Seen, Floats], Floats | None]  # what B targets read, their scores -> (B, P) or nothing
 
 
-class _Read(NamedTuple):
-    """Room for what the B entries of a micro-batch read."""
-
-    x: Floats  # (B, K)
-    means: Floats  # (B, R, K)
-    made: Made  # of few events; and the means of hidden features
-
-
 @dataclass(slots=True)
 class Advanced:
     """A micro-batch of n events with B entries on its way through the stages; good until the advance after the next."""
 
     applied: Applied
-    read: _Read
+    made: Made
     h: Floats  # (B, H), from stage B on; not where all stages were one
     stage_seconds: dict[str, float]
     settled: bool = False  # are B and C done?
@@ -60,16 +52,16 @@ class Advanced:
 
     @property
     def x(self) -> Floats:
-        return self.read.x[: self.applied.entry_count]  # (B, K)
+        return self.made.x[: self.applied.entry_count]  # (B, K)
 
     @property
     def means(self) -> Floats:
-        return self.read.means[: self.applied.entry_count]  # (B, R, K)
+        return self.made.means[: self.applied.entry_count]  # (B, R, K)
 
     @property
     def hidden_means(self) -> Floats:
         """From stage C on.  # (B, R, H)"""
-        return self.read.made.hidden_means[: self.applied.entry_count]
+        return self.made.hidden_means[: self.applied.entry_count]
 
 
 @dataclass(slots=True)
@@ -94,7 +86,7 @@ class Scorer:
         self.inputs, self.hidden = Cache(len(model.input_keep)), Cache(model.layers[0].width)
         self._tables, self._network = model.transform.tables(model.input_keep), model.network
         self._few = FEW_EVENTS if model.is_compiled else 0
-        self._read, self._read_before = self._room_to_read(FEW_EVENTS), self._room_to_read(FEW_EVENTS)
+        self._made, self._made_before = self._room_for(FEW_EVENTS), self._room_for(FEW_EVENTS)
         self._latest: Advanced | None = None
 
     def score(self, events: EventBatch, explain: Explain | None = None) -> Scored:
@@ -106,18 +98,18 @@ class Scorer:
     def advance(self, events: EventBatch) -> Advanced:
         """Apply `events`: stage A. Few events go through all stages, if no micro-batch before is left to settle."""
         began, n = self._clock(), len(events.kind)
-        self._read, self._read_before = self._read_before, self._read
-        if n > len(self._read.x):
-            self._read = self._room_to_read(n)
+        self._made, self._made_before = made, _ = self._made_before, self._made
+        if n > len(made.x):
+            self._made = made = self._room_for(n)
         few = n <= self._few and (self._latest is None or self._latest.settled)
-        applied, made = self.graph.apply(events, advance, partial(self._arrays, few)), self._read.made
+        applied = self.graph.apply(events, advance, partial(self._arrays, few))
         if few:
             a, b, c, d, end = made.at.tolist()
             seconds = {"A": b - a, "B": c - b, "C": d - c, "D": end - d}
             score = made.score[: applied.target_count].copy() if applied.target_count else NO_SCORES
-            self._latest = Advanced(applied, self._read, NO_HIDDEN, seconds, settled=True, score=score)
+            self._latest = Advanced(applied, made, NO_HIDDEN, seconds, settled=True, score=score)
         else:
-            self._latest = Advanced(applied, self._read, NO_HIDDEN, {"A": self._clock() - began})
+            self._latest = Advanced(applied, made, NO_HIDDEN, {"A": self._clock() - began})
         return self._latest
 
     def settle(self, advanced: Advanced) -> None:
@@ -157,20 +149,21 @@ class Scorer:
         which = slice(None) if targets == applied.entry_count else applied.result.targets.entry[:targets]
         return self.model.scores(advanced.h[which], advanced.hidden_means[which])
 
-    def _arrays(self, few: bool) -> tuple[Tables, Values, Floats, Floats, Values, Network, Made, bool]:
+    def _arrays(self, few: bool) -> tuple[Tables, Values, Values, Network, Made, bool]:
         """Return what `advance` takes besides the graph and the events."""
-        read, capacity = self._read, self.graph.capacity
+        capacity = self.graph.capacity
         inputs = self.inputs.with_room(capacity)
         hidden = self.hidden.with_room(capacity) if few else self.hidden.values  # not used; another thread may settle
-        return self._tables, inputs, read.x, read.means, hidden, self._network, read.made, few
+        return self._tables, inputs, hidden, self._network, self._made, few
 
-    def _room_to_read(self, events: int) -> _Read:
-        relations, inputs, width = len(self.model.schema.relations), len(self._tables.keep), self.model.layers[0].width
-        hidden_means = np.empty((events, relations, width), np.float32)
-        h, h2 = (np.empty((self._few, layer.width), np.float32) for layer in self.model.layers)
-        made = Made(h, hidden_means, h2, np.empty(self._few, np.float32), np.zeros(5))
-        x, means = np.empty((events, inputs), np.float32), np.empty((events, relations, inputs), np.float32)
-        return _Read(x, means, made)
+    def _room_for(self, events: int) -> Made:
+        relations, inputs = len(self.model.schema.relations), len(self._tables.keep)
+        hidden, outputs = (layer.width for layer in self.model.layers)
+        shapes = {
+            "x": (events, inputs), "means": (events, relations, inputs), "hidden_means": (events, relations, hidden),
+            "h": (self._few, hidden), "h2": (self._few, outputs), "score": (self._few,),
+        }  # fmt: skip
+        return Made(**{name: np.empty(shape, np.float32) for name, shape in shapes.items()}, at=np.zeros(5))
 
     def export(self) -> dict[str, npt.NDArray[np.generic]]:
         """Return the shard's whole state as plain arrays: the graph, both caches, both lists."""
@@ -182,10 +175,9 @@ class Scorer:
 
     def restore(self, arrays: dict[str, npt.NDArray[Any]]) -> None:
         """Take up the state that `export` gave; the arrays of `arrays` are this shard's from now on, or gone."""
-        capacity = capacity_of(arrays)
-        for prefix, cache in (("inputs", self.inputs), ("hidden", self.hidden)):
-            cache.restore(arrays.pop(f"{prefix}.rows"), arrays.pop(f"{prefix}.sums"), capacity)
         self.graph.restore(arrays)
+        for prefix, cache in (("inputs", self.inputs), ("hidden", self.hidden)):
+            cache.restore(arrays.pop(f"{prefix}.rows"), arrays.pop(f"{prefix}.sums"), self.graph.capacity)
 
     def memory_bytes(self) -> dict[str, int]:
         """Bytes by part, as allocated."""

@@ -24,10 +24,12 @@ Floats = npt.NDArray[np.float32]
 
 
 class Made(NamedTuple):
-    """Room for what all stages give for few events."""
+    """Room for what n events read at most; and for what all stages give for few."""
 
-    h: Floats  # (few, H)
+    x: Floats  # (n, K) what layer 1 reads
+    means: Floats  # (n, R, K)
     hidden_means: Floats  # (n, R, H)
+    h: Floats  # (few, H)
     h2: Floats  # (few, H2)
     score: Floats  # (few,) of each target
     at: npt.NDArray[np.float64]  # (5,) seconds: when A began, and when each stage was done
@@ -44,8 +46,6 @@ def _advance(
     start: int,
     tables: Tables,
     inputs: Values,
-    x: Floats,
-    means: Floats,
     hidden: Values,
     network: Network,
     made: Made,
@@ -53,26 +53,25 @@ def _advance(
 ) -> int:
     """Apply events from `start` on, as `graph_kernel.run` does; if these were the last ones, write what layer 1 reads,
     and if they are few, do the other stages as well.
-
-    x, means  (n, K), (n, R, K): room for what each of n events could read
     """
-    made.at[0] = made.at[0] if start else seconds()
+    if start == 0:
+        made.at[0] = seconds()
     done = run(g, rules, ids, keys, batch, out, start)
     if done == len(batch.kind):
         entries = out.counts[0].entries
-        look_up(tables, Raw(out.entries[:entries], batch.features, out.channels), inputs.rows, x)
-        _stage_c(out, inputs, x, means)
+        look_up(tables, Raw(out.entries[:entries], batch.features, out.channels), inputs.rows, made.x)
+        _stage_c(out, inputs, made.x, made.means)
         if few:
-            _all_others(out, x, means, hidden, network, made)
+            _all_others(out, hidden, network, made)
     return done
 
 
 @compiled
-def _all_others(out: Result, x: Floats, means: Floats, hidden: Values, network: Network, made: Made) -> None:
+def _all_others(out: Result, hidden: Values, network: Network, made: Made) -> None:
     """Do stages B, C and D."""
     counts, to = out.counts[0], out.targets
     made.at[1] = seconds()
-    forward(network.first, x[: counts.entries], means[: counts.entries], made.h)
+    forward(network.first, made.x[: counts.entries], made.means[: counts.entries], made.h)
     made.at[2] = seconds()
     _stage_c(out, hidden, made.h, made.hidden_means)
     made.at[3] = seconds()
