@@ -2,12 +2,18 @@
 
 import asyncio
 import gc
+import os
 import socket
-import weakref
+import warnings
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 sockets = pytest.importorskip("pipeline.kafka_log.sockets", reason="needs kafka-python: pip install '.[kafka]'")
+from kafka.net.inet import KafkaNetSocket  # noqa: E402  # not without the client
+
+Address = tuple[str, int]
 
 
 class Net:
@@ -17,8 +23,18 @@ class Net:
         await asyncio.sleep(0.01)
 
 
-def connected(net: Net, address: tuple[str, int]) -> socket.socket:
-    return asyncio.run(sockets.DirectSocket().sock_connect(net, socket.socket(), address))
+async def connected(address: Address) -> socket.socket:
+    inet = KafkaNetSocket(sockets.DIRECT)  # by its name, as the clients come to it
+    return await inet.connect(Net(), (socket.AF_INET, socket.SOCK_STREAM, 0, "", address))
+
+
+def plain(address: Address, certificates: Path) -> socket.socket:
+    return asyncio.run(connected(address))
+
+
+def tls(address: Address, certificates: Path) -> socket.socket:
+    context = sockets.Tls(str(certificates / "ca.pem"), "", "")
+    return context.wrap_socket(plain(address, certificates), server_hostname="a", do_handshake_on_connect=False)
 
 
 @pytest.fixture
@@ -27,22 +43,43 @@ def address():
         yield server.getsockname()
 
 
-def test_a_client_that_is_gone_has_closed_its_sockets(address):
-    net = Net()
-    net.itself, first, second = net, connected(net, address), connected(net, address)  # a cycle, as a client is one
-    assert min(first.fileno(), second.fileno()) >= 0
+@pytest.mark.parametrize("opened", [plain, tls])
+def test_a_socket_that_nobody_holds_is_closed_without_a_warning(
+    opened: Callable[[Address, Path], socket.socket], address: Address, certificates: Path
+):
+    sock = opened(address, certificates)
+    number, cycle = sock.fileno(), [sock]
+    cycle.append(cycle)  # as a client is one
+    os.fstat(number)
 
-    gone = weakref.ref(net)
-    del net
-    gc.collect()
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        del sock, cycle
+        gc.collect()
 
-    assert gone() is None
-    assert (first.fileno(), second.fileno()) == (-1, -1)
+    assert warned == []
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(number)
 
 
-def test_what_a_client_has_closed_is_not_held(address):
-    net = Net()
-    connected(net, address).close()
-    second = connected(net, address)
+def test_a_connection_that_fails_is_closed_at_once(monkeypatch: pytest.MonkeyPatch):
+    made: list[socket.socket] = []
+    monkeypatch.setattr(sockets, "_Closing", lambda *how: made.append(socket.socket(*how)) or made[-1])
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        nobody = server.getsockname()
 
-    assert sockets._opened[net] == [second]
+    with pytest.raises(Exception, match="ECONNREFUSED|111"):
+        plain(nobody, Path())
+
+    assert [sock.fileno() for sock in made] == [-1]
+
+
+def test_tls_reads_its_files_at_each_connection(address: Address, certificates: Path, tmp_path: Path):
+    authority = tmp_path / "ca.pem"
+    context = sockets.Tls(str(authority), "", "")
+    authority.write_text("not yet\n")
+    with pytest.raises(OSError, match="NO_CERTIFICATE_OR_CRL_FOUND"):
+        context.wrap_socket(plain(address, certificates), server_hostname="a", do_handshake_on_connect=False)
+
+    authority.write_bytes((certificates / "ca.pem").read_bytes())
+    context.wrap_socket(plain(address, certificates), server_hostname="a", do_handshake_on_connect=False).close()

@@ -22,7 +22,7 @@ from kafka.net.sasl.oauth import AbstractTokenProvider
 from pipeline.config import Kafka
 from pipeline.errors import ConfigError, LogError
 from pipeline.kafka_log.receiving import record_of
-from pipeline.kafka_log.sockets import DIRECT
+from pipeline.kafka_log.sockets import DIRECT, Tls
 from pipeline.log import Record
 
 BOOTSTRAP_MS = 15_000  # for the first answer of any broker
@@ -153,12 +153,11 @@ def _connection_options(servers: str, settings: Kafka) -> dict[str, Any]:
     options: dict[str, Any] = {"bootstrap_servers": servers.split(","), "client_id": "graphsieve"}
     options |= {"security_protocol": settings.security.upper(), "bootstrap_timeout_ms": BOOTSTRAP_MS}
     options |= {"reconnect_backoff_max_ms": 1000, "proxy_url": DIRECT}
-    files = {"ssl_cafile": "ca_file", "ssl_certfile": "certificate_file", "ssl_keyfile": "key_file"}
-    for option, knob in files.items():
-        if path := getattr(settings, knob):
-            if not Path(path).is_file():
-                raise ConfigError(f"kafka.{knob}: no file {path}; name a PEM file that can be read")
-            options[option] = path
+    for knob in ("ca_file", "certificate_file", "key_file"):
+        path = getattr(settings, knob)
+        if path and not Path(path).is_file():
+            raise ConfigError(f"kafka.{knob}: no file {path}; name a PEM file that can be read")
+    options["ssl_context"] = Tls(settings.ca_file, settings.certificate_file, settings.key_file)
     if settings.security.startswith("sasl"):
         options |= _sasl_options(settings)
     return options
