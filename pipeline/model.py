@@ -73,6 +73,13 @@ class Layer:
         _forward(self.packed, _plain(own), _plain(means), out)
         return out
 
+    def check(self, branches: int, inputs: int) -> None:
+        """ValueError unless these many branches read no channel beyond these many inputs: compiled code trusts it."""
+        if len(self.branches) != branches:
+            raise ValueError(f"a layer of {len(self.branches)} branches, expected {branches}")
+        for branch in self.branches:
+            _check_channels(branch.keep, inputs)
+
     @cached_property
     def packed(self) -> layer_kernel.Packed:
         return layer_kernel.pack(
@@ -101,6 +108,14 @@ class Model:
     bias: float
     threshold: float
     report: dict[str, Any] = field(default_factory=dict)  # training, pruning, metrics: for people
+
+    def __post_init__(self) -> None:
+        first, second = self.layers
+        _check_channels(self.input_keep, len(self.transform.start) - 1)
+        first.check(1 + len(self.schema.relations), len(self.input_keep))
+        second.check(1 + len(self.schema.relations), first.width)
+        if self.weight.shape != (second.width,):
+            raise ValueError(f"the classifier's weight {self.weight.shape}, expected {(second.width,)}")
 
     def hidden(self, x: Floats, means: Floats) -> Floats:
         """Return the hidden features: stage B.  # (B, C), (B, R, C) -> (B, H)"""
@@ -176,6 +191,12 @@ class Model:
         tensors["classifier.weight"] = self.weight
         tensors["classifier.bias"] = np.array([self.bias], np.float32)
         return tensors
+
+
+def _check_channels(keep: npt.NDArray[np.int32], count: int) -> None:
+    outside = keep[(keep < 0) | (keep >= count)]
+    if len(outside):
+        raise ValueError(f"channel {outside[0]} of {count} is kept, expected 0 to {count - 1}")
 
 
 def _plain(values: Floats) -> Floats:

@@ -228,6 +228,26 @@ def test_a_schema_that_does_not_fit_the_model_is_refused(checkpoint, tmp_path):
         load_model(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda about: about["input_keep"].append(99), r"damaged: channel 99 of \d+ is kept, expected 0 to"),
+        (lambda about: about["layers"][0]["branches"][1]["keep"].__setitem__(0, 99), "damaged: channel 99 of"),
+        (lambda about: about["layers"][1]["branches"][2]["keep"].__setitem__(0, -1), "damaged: channel -1 of"),
+        (lambda about: about["layers"][1]["branches"].pop(), "damaged: a layer of 4 branches, expected 5"),
+        (lambda about: about["layers"].pop(), "damaged"),
+    ],
+)
+def test_a_model_that_reads_beyond_its_inputs_is_refused(checkpoint, tmp_path, change, said):
+    """Compiled code would read whatever lies there."""
+    load_model(checkpoint).save(tmp_path)
+    about = json.loads((tmp_path / "model.json").read_text())
+    change(about)
+    (tmp_path / "model.json").write_text(json.dumps(about))
+    with pytest.raises(CheckpointError, match=said):
+        load_model(tmp_path)
+
+
 def test_a_channel_that_never_varied_in_training_has_no_say_afterwards(lines, tmp_path):
     """Trained on Mondays alone, a model must not go wild on the first Tuesday."""
     events = [(line, json.loads(line)) for line in made_up_reviews(4000)]
