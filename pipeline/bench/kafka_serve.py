@@ -61,9 +61,13 @@ class _TimedLog(KafkaLog):
 
     def __init__(self, cluster: Cluster) -> None:
         super().__init__(cluster, 0)
-        self.seconds = dict.fromkeys(("poll", "messages", "commit"), 0.0)
         self.sample: Message | None = None
         self._asked = 0.0
+        self.count_anew()
+
+    def count_anew(self) -> None:
+        """Forget what was counted: to recover takes the log's time too."""
+        self.seconds = dict.fromkeys(("poll", "messages", "commit"), 0.0)
 
     def clock(self) -> float:
         """The consumer's clock: it asks for the time just before it makes the messages of a batch."""
@@ -108,6 +112,7 @@ def serve(place: Place, contender: Contender, group: str) -> dict[str, Any]:
         )
         consumer.recover(threading.Event())
         end = log.end(config.topics.events)
+        log.count_anew()
         cpu, began = time.process_time(), time.perf_counter()
         consumer.run(threading.Event(), end)
         consumer.finish()

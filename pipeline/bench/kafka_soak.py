@@ -26,6 +26,7 @@ from pipeline.bench.kafka_serve import Contender, Place, serve
 from pipeline.bench.models import some_model, synthetic_schema
 from pipeline.bench.surroundings import Report, surroundings
 from pipeline.config import Config
+from pipeline.errors import LogError
 from pipeline.kafka_log.bare import paced
 from pipeline.kafka_log.client import Cluster
 from pipeline.kafka_log.log import KafkaLog
@@ -40,13 +41,14 @@ MEASURED_EVENTS = 50_000  # to know the speed whose half is the load
 RUNS = 3  # a new broker's first is half as fast: its code is not compiled yet
 APPEND = 2_000
 SAMPLE_SECONDS = 30.0
+START_SECONDS, LOOK_SECONDS = 300.0, 0.1  # for the first event to be committed; compiled before, where need be
 KEPT = {"retention.bytes": str(512 * 2**20), "segment.bytes": str(64 * 2**20)}
 
 
 class Sample(NamedTuple):
     """What can be seen at one moment."""
 
-    at: float  # monotonic seconds since the load began
+    at: float  # monotonic seconds since the first commit
     events: int  # committed
     lag: int  # events that are not
     resident_mb: float
@@ -95,7 +97,10 @@ def _measure(servers: str, config: Config, config_file: Path | None, minutes: fl
             scorer(servers, config, config_file, Path(folder) / "model", Path(folder) / "state") as process,
             _load(servers, config, most / 2),
         ):
-            samples = list(_watch(KafkaLog(cluster, 0), config, process, minutes * 60))
+            log = KafkaLog(cluster, 0)
+            _wait_for_the_first(log, config, process)
+            samples = list(_watch(log, config, process, minutes * 60))
+            log.close()
             process.stop()
     return most, samples
 
@@ -134,13 +139,23 @@ def _produce(servers: str, config: Config, per_second: float) -> None:
         pass
 
 
+def _wait_for_the_first(log: KafkaLog, config: Config, process: Scorer) -> None:
+    """Return once the group has committed an event: until then the processes start, which is no load."""
+    deadline = time.monotonic() + START_SECONDS
+    while not _committed(log, config):
+        process.check()
+        if time.monotonic() > deadline:
+            raise LogError(f"the scorer has committed nothing in {START_SECONDS:.0f} s: see whether the brokers answer")
+        time.sleep(LOOK_SECONDS)
+
+
 def _watch(log: KafkaLog, config: Config, process: Scorer, seconds: float) -> Iterator[Sample]:
     """Yield a sample every half minute, or a dozen where there is less time than that."""
     began, every = time.monotonic(), min(SAMPLE_SECONDS, seconds / 12)
     for number in range(1, round(seconds / every) + 1):
         time.sleep(max(0.0, began + number * every - time.monotonic()))
         process.check()
-        committed, end = log.committed(config.score.group, config.topics.events).position, log.end(config.topics.events)
+        committed, end = _committed(log, config), log.end(config.topics.events)
         resident = (resident_bytes(process.process.pid) or math.nan) / 2**20
         sample = Sample(round(time.monotonic() - began, 1), committed, end - committed, round(resident, 1))
         print(
@@ -148,7 +163,10 @@ def _watch(log: KafkaLog, config: Config, process: Scorer, seconds: float) -> It
             flush=True,
         )
         yield sample
-    log.close()
+
+
+def _committed(log: KafkaLog, config: Config) -> int:
+    return log.committed(config.score.group, config.topics.events).position
 
 
 def _thirds(samples: list[Sample]) -> tuple[dict[str, float], dict[str, float]]:
