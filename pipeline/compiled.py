@@ -20,7 +20,7 @@ from numba.core.registry import CPUDispatcher
 
 # The modules with compiled functions, and those whose constants they take up; a test holds the list to the imports.
 SOURCES = (
-    "compiled", "instructions", "texts_kernel", "names_kernel", "operations", "graph_state", "fields_kernel",
+    "compiled", "held", "instructions", "texts_kernel", "names_kernel", "operations", "graph_state", "fields_kernel",
     "columns_kernel", "logarithm", "graph_lists", "graph_names", "graph_kernel", "room", "lists", "cache", "transform",
     "stage_kernel", "layer_kernel", "whole_graph_kernel", "fit_kernel",
 )  # fmt: skip
@@ -106,6 +106,11 @@ def inlined(function: F) -> F:
     if isinstance(jitted, CPUDispatcher):  # not where numba is switched off
         jitted.__class__ = _OnlyInlined
     return cast(F, jitted)
+
+
+def kind_of(value: Any) -> Any:
+    """Return its type, which compiled code can be given as an argument."""
+    return _numba.typeof(value)
 
 
 def is_plain(array: Any, dtype: Any) -> bool:

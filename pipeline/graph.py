@@ -23,14 +23,14 @@ deviating channel, and its id; a list: 59 bytes, 4 a counter, 8 a deviating chan
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.compiled import direct
 from pipeline.events import EventBatch
-from pipeline.graph_kernel import NO_ROOM, run
+from pipeline.graph_kernel import NO_ROOM, Known, run
 from pipeline.graph_names import size_of
 from pipeline.graph_state import (
     COUNTS,
@@ -57,8 +57,7 @@ from pipeline.schema import Schema
 
 OF_ROWS, OF_LISTS = (*ROW_ARRAYS, "free_rows", "idle_rows"), (*LIST_ARRAYS, "free_lists", "idle_lists")  # grow together
 FEW_EVENTS = 32  # a micro-batch of a quiet stream; room for more is made when they come
-Run = Callable[..., int]
-More = Callable[[], tuple[Any, ...]]
+Run = Callable[[Known, Batch, Result, int], int]
 _run = direct(run)  # `EventBatch` and `Room` see to it that no array is of another type
 
 
@@ -116,7 +115,6 @@ class Graph:
 
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
-        self._rules = _rules(schema)
         relations, levels = len(schema.relations), len(schema.deviating)
         arrivals, labels = len(schema.arrival_half_lives), len(schema.label_half_lives)
         self._rooms = {
@@ -127,21 +125,21 @@ class Graph:
             "spam": Room(np.float32, labels), "free_rows": Room(np.int32), "free_lists": Room(np.int32),
             "idle_rows": Room(np.int32), "idle_lists": Room(np.int32),
         }  # fmt: skip
-        self._state = State(meta=np.zeros(1, META), **{name: room.array for name, room in self._rooms.items()})
-        self._state.meta["watermark"] = -np.inf
+        meta = np.zeros(1, META)
+        meta["watermark"] = -np.inf
         for end in ("oldest", "newest", "free_link"):
-            self._state.meta[end] = -1
+            meta[end] = -1
         self.capacity = Capacity(0, 0)
         self._ids, self._keys = Names(), Names()  # of rows; of lists, with the relation for their space
+        self._known = Known(self._state_of(meta), _rules(schema), self._ids.table, self._keys.table)
         self._result, self._result_before = (
             self._result_of(FEW_EVENTS, 0, np.zeros(1024, OPERATION)) for _ in range(2)
         )
 
-    def apply(self, events: EventBatch, run: Run = _run, more: More = tuple) -> Applied:
+    def apply(self, events: EventBatch, run: Run = _run) -> Applied:
         """Apply `events` in order, as if one at a time.
 
-        run   compiled code that calls `graph_kernel.run`, and does more when the last event is applied
-        more  returns the further arrays that `run` is given, with room for all rows and lists that there are now
+        run   calls `graph_kernel.run`, and may do more when the last event is applied
         """
         n, m = len(events.kind), len(events.edge_event)
         self._result, self._result_before = room, _ = self._result_before, self._result
@@ -149,15 +147,14 @@ class Graph:
             self._result = self._result_of(max(n, len(room.row)), max(m, len(room.edge_row)), room.log)
         done = NO_ROOM
         while done < n:
-            graph = (self._state, self._rules, self._ids.table, self._keys.table)
-            done = run(*graph, events.columns, self._result, max(done, 0), *more())
+            done = run(self._known, events.columns, self._result, max(done, 0))
             if done == NO_ROOM:
                 self._reserve(events.columns)
             elif done < n:
                 longer = np.zeros(int(self._result.counts["wanted"][0]), OPERATION)
                 self._result = self._result._replace(log=np.concatenate([self._result.log, longer]))
         entries, targets, kept, operations, _ = self._result.counts.item()
-        relations = len(self._rules.group_of)
+        relations = len(self._known.rules.group_of)
         return Applied(self._result, n, relations, entries, targets, kept, operations, self.capacity)
 
     def _result_of(self, n: int, m: int, log: npt.NDArray[np.void]) -> Result:
@@ -170,6 +167,10 @@ class Graph:
             outcome=np.empty(n, np.uint8), counts=np.zeros(1, COUNTS), log=log, entries=np.empty(n, ENTRY),
             channels=np.empty((n, width), np.float32), targets=targets, kept=np.empty(n, KEPT),
         )  # fmt: skip
+
+    @property
+    def _state(self) -> State:
+        return self._known.state
 
     def rows_of(self, ids: list[str]) -> list[int]:
         """Return each id's row, -1 where it is not present."""
@@ -191,7 +192,7 @@ class Graph:
             found.append(link)
             link = int(state.links["prev"][link])
         rows = state.links["row"][found].astype(np.int64)
-        of_edge = self._rules.group_of[state.lists["relation"][own]] < 0
+        of_edge = self._known.rules.group_of[state.lists["relation"][own]] < 0
         ts = state.edge_links["ts"][found] if of_edge else state.rows["ts"][rows]
         live = state.rows["state"][rows] == LIVE
         return Members(rows[live], ts[live], state.rows["label"][rows][live])
@@ -255,13 +256,16 @@ class Graph:
         self._rooms = {
             name: Room.of(arrays[f"graph.{name}"], wanted[name], room.array.dtype) for name, room in self._rooms.items()
         }
-        meta = Room.of(arrays["graph.meta"], 1, META).array
-        self._state = State(meta=meta, **{name: room.array for name, room in self._rooms.items()})
+        state = self._state_of(Room.of(arrays["graph.meta"], 1, META).array)
         self.capacity = Capacity(rows, lists)
         with ThreadPoolExecutor(1) as beside:
             keys = beside.submit(Names.restore, arrays, "graph.keys", lists)
             self._ids = Names.restore(arrays, "graph.ids", rows)
         self._keys = keys.result()
+        self._known = Known(state, self._known.rules, self._ids.table, self._keys.table)
+
+    def _state_of(self, meta: npt.NDArray[np.void]) -> State:
+        return State(meta=meta, **{name: room.array for name, room in self._rooms.items()})
 
     # -- room --
 
@@ -277,9 +281,11 @@ class Graph:
             self._grow(LINK_ARRAYS, more_room(len(self._state.links), lists))
         self._ids.reserve(self.capacity.rows, n + edges, size_of(batch.id) + size_of(batch.edge_other))
         self._keys.reserve(self.capacity.lists, n * groups, size_of(batch.keys))
+        self._known = self._known._replace(ids=self._ids.table, keys=self._keys.table)
 
     def _grow(self, arrays: Iterable[str], capacity: int) -> None:
-        self._state = self._state._replace(**{name: self._rooms[name].reserve(capacity).array for name in arrays})
+        state = self._state._replace(**{name: self._rooms[name].reserve(capacity).array for name in arrays})
+        self._known = self._known._replace(state=state)
         self.capacity = Capacity(len(self._state.rows), len(self._state.lists))
 
 

@@ -4,6 +4,8 @@ The loop returns before an event for which the operation log might be too short,
 a step first reckons its worst case, then acts, so it never stops midway.
 """
 
+from typing import NamedTuple
+
 from pipeline.compiled import compiled, inlined
 from pipeline.graph_lists import (
     add_link,
@@ -50,12 +52,22 @@ NO_ROOM = -1
 FAR_AHEAD, NEAR_AHEAD = 8, 4  # events; twenty and ten did no better
 
 
+class Known(NamedTuple):
+    """All that there is of a graph."""
+
+    state: State
+    rules: Rules
+    ids: Table  # of rows
+    keys: Table  # of lists, with the relation for their space
+
+
 @compiled
-def run(g: State, rules: Rules, ids: Table, keys: Table, batch: Batch, out: Result, start: int) -> int:
+def run(graph: Known, batch: Batch, out: Result, start: int) -> int:
     """Apply events from `start` on; return how many are done.
 
     Fewer than all: lengthen the log and call again; NO_ROOM: nothing is done, make room for the batch and call again.
     """
+    g, rules, ids, keys = graph
     meta, counts = g.meta[0], out.counts[0]
     if start == 0:
         if not has_room(g, ids, keys, batch):

@@ -1,5 +1,5 @@
-"""What numba has no words for, as code for LLVM: to fetch memory ahead, to ask the clock, and sums that stay in
-registers while they grow.
+"""What numba has no words for, as code for LLVM: to fetch memory ahead, to ask the clock, values by their address, and
+sums that stay in registers while they grow.
 
 A loop over channels that adds to an array reads and writes every sum each time, and begins by finding out whether its
 arrays overlap: of the narrow rows that pruning leaves, that takes longer than the arithmetic. Here LANES sums, or a
@@ -83,6 +83,43 @@ prefetch = cast(Callable[[npt.NDArray[Any], int], None], _prefetch)
 
 # seconds(): `time.monotonic()`.
 seconds = cast(Callable[[], float], _seconds)
+
+
+# ---- values by their address ----
+
+
+@intrinsic
+def _size_of(_context: Any, value: Any) -> Any:
+    def emit(context: Any, _builder: Any, _signature: Any, _args: Any) -> Any:
+        return WORD(context.get_abi_sizeof(context.get_data_type(value)))
+
+    return _types.intp(value), emit
+
+
+@intrinsic
+def _write(_context: Any, address: Any, value: Any) -> Any:
+    def emit(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        data = context.data_model_manager[value].as_data(builder, args[1])
+        builder.store(data, builder.inttoptr(args[0], data.type.as_pointer()))
+        return context.get_dummy_value()
+
+    return _types.void(address, value), emit
+
+
+@intrinsic
+def _taken_apart(_context: Any, address: Any, kind: Any) -> Any:
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        model = context.data_model_manager[signature.return_type]
+        return model.load_from_data_pointer(builder, builder.inttoptr(args[0], model.get_data_type().as_pointer()))
+
+    return kind.instance_type(address, kind), emit
+
+
+# Of any values, arrays and tuples of them too: size_of(value), the bytes that write(address, value) writes;
+# taken_apart(address, kind) are the values of that type which were written there, see `Held`.
+size_of = cast(Callable[[Any], int], _size_of)
+write = cast(Callable[[int, Any], None], _write)
+taken_apart = cast(Callable[[int, Any], Any], _taken_apart)
 
 
 # ---- sums in registers ----

@@ -10,8 +10,7 @@ does A of the next micro-batch, so another thread may do B to D meanwhile. Of fe
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,10 +20,12 @@ from pipeline.cache import Cache, Values
 from pipeline.events import EventBatch
 from pipeline.explain import Seen
 from pipeline.graph import FEW_EVENTS, Applied, Graph
-from pipeline.layer_kernel import Network
+from pipeline.graph_kernel import Known
+from pipeline.graph_state import Batch, Result
+from pipeline.held import Held
 from pipeline.model import Model
 from pipeline.stage_kernel import Made, advance, stage_c
-from pipeline.transform import Raw, Tables
+from pipeline.transform import Raw
 
 Floats = npt.NDArray[np.float32]
 NO_EVENTS, NO_ROWS, NO_SCORES = np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32)
@@ -76,6 +77,17 @@ class Scored:
     why: Floats | None = None  # (B, P) what each player adds to the logit, nan where not told; None: nobody asked
 
 
+@dataclass(slots=True)
+class _Place:
+    """What compiled code is given for every other micro-batch, and of what it has it in hand."""
+
+    made: Made
+    held: Held = field(default_factory=Held)  # of the arrays below, and of others that are the same as long as these
+    graph: Known | None = None
+    out: Result | None = None
+    has_hidden: bool = False  # room for all rows and lists, in the cache of hidden features
+
+
 class Scorer:
     """One shard's state and the model. Deterministic: no clock (but for stage times), no randomness, no I/O."""
 
@@ -86,7 +98,7 @@ class Scorer:
         self.inputs, self.hidden = Cache(len(model.input_keep)), Cache(model.layers[0].width)
         self._tables, self._network = model.transform.tables(model.input_keep), model.network
         self._few = FEW_EVENTS if model.is_compiled else 0
-        self._made, self._made_before = self._room_for(FEW_EVENTS), self._room_for(FEW_EVENTS)
+        self._place, self._place_before = _Place(self._room_for(FEW_EVENTS)), _Place(self._room_for(FEW_EVENTS))
         self._latest: Advanced | None = None
 
     def score(self, events: EventBatch, explain: Explain | None = None) -> Scored:
@@ -98,16 +110,16 @@ class Scorer:
     def advance(self, events: EventBatch) -> Advanced:
         """Apply `events`: stage A. Few events go through all stages, if no micro-batch before is left to settle."""
         began, n = self._clock(), len(events.kind)
-        self._made, self._made_before = made, _ = self._made_before, self._made
-        if n > len(made.x):
-            self._made = made = self._room_for(n)
-        few = n <= self._few and (self._latest is None or self._latest.settled)
-        applied = self.graph.apply(events, advance, partial(self._arrays, few))
+        self._place, self._place_before = place, _ = self._place_before, self._place
+        if n > len(place.made.x):
+            place.made, place.graph = self._room_for(n), None
+        made, few = place.made, n <= self._few and (self._latest is None or self._latest.settled)
+        applied = self.graph.apply(events, self._run_few if few else self._run_many)
         if few:
             a, b, c, d, end = made.at.tolist()
             seconds = {"A": b - a, "B": c - b, "C": d - c, "D": end - d}
             score = made.score[: applied.target_count].copy() if applied.target_count else NO_SCORES
-            self._latest = Advanced(applied, made, NO_HIDDEN, seconds, settled=True, score=score)
+            self._latest = Advanced(applied, made, NO_HIDDEN, seconds, True, score)
         else:
             self._latest = Advanced(applied, made, NO_HIDDEN, {"A": self._clock() - began})
         return self._latest
@@ -149,12 +161,28 @@ class Scorer:
         which = slice(None) if targets == applied.entry_count else applied.result.targets.entry[:targets]
         return self.model.scores(advanced.h[which], advanced.hidden_means[which])
 
-    def _arrays(self, few: bool) -> tuple[Tables, Values, Values, Network, Made, bool]:
-        """Return what `advance` takes besides the graph and the events."""
-        capacity = self.graph.capacity
-        inputs = self.inputs.with_room(capacity)
-        hidden = self.hidden.with_room(capacity) if few else self.hidden.values  # not used; another thread may settle
-        return self._tables, inputs, hidden, self._network, self._made, few
+    def _run_few(self, graph: Known, batch: Batch, out: Result, start: int) -> int:
+        """Do all stages, see `stage_kernel.advance`."""
+        place = self._place
+        if graph is not place.graph or out is not place.out or not place.has_hidden:
+            self._note(graph, out, self.hidden.with_room(self.graph.capacity))
+            place.has_hidden = True
+        return advance(place.held.address, place.held.kind, batch, start, True)
+
+    def _run_many(self, graph: Known, batch: Batch, out: Result, start: int) -> int:
+        """Do stage A."""
+        place = self._place
+        if graph is not place.graph or out is not place.out:
+            self._note(graph, out, self.hidden.values)  # not used: another thread may settle, and have it grow
+            place.has_hidden = False
+        return advance(place.held.address, place.held.kind, batch, start, False)
+
+    def _note(self, graph: Known, out: Result, hidden: Values) -> None:
+        """Have compiled code take these apart, and what else `advance` works on."""
+        place = self._place
+        place.graph, place.out = graph, out
+        inputs = self.inputs.with_room(self.graph.capacity)
+        place.held.note((graph, out, self._tables, inputs, hidden, self._network, place.made))
 
     def _room_for(self, events: int) -> Made:
         relations, inputs = len(self.model.schema.relations), len(self._tables.keep)

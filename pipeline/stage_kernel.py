@@ -5,7 +5,7 @@ A  the graph applies the events, the inputs are read, the input lists obey and t
 C  the hidden lists obey the same operation log, and the hidden features are kept
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +13,11 @@ import numpy.typing as npt
 from pipeline.cache import Values, keep
 from pipeline.compiled import compiled, direct
 from pipeline.graph_kernel import run
-from pipeline.graph_state import Batch, Result, Rules, State
-from pipeline.instructions import seconds
+from pipeline.graph_state import Batch, Result
+from pipeline.instructions import seconds, taken_apart
 from pipeline.layer_kernel import Network, classify, forward
 from pipeline.lists import obey
-from pipeline.names_kernel import Table
-from pipeline.transform import Raw, Tables, look_up
+from pipeline.transform import Raw, look_up
 
 Floats = npt.NDArray[np.float32]
 
@@ -36,27 +35,16 @@ class Made(NamedTuple):
 
 
 @compiled
-def _advance(
-    g: State,
-    rules: Rules,
-    ids: Table,
-    keys: Table,
-    batch: Batch,
-    out: Result,
-    start: int,
-    tables: Tables,
-    inputs: Values,
-    hidden: Values,
-    network: Network,
-    made: Made,
-    few: bool,
-) -> int:
+def _advance(held: int, kind: Any, batch: Batch, start: int, few: bool) -> int:
     """Apply events from `start` on, as `graph_kernel.run` does; if these were the last ones, write what layer 1 reads,
     and if they are few, do the other stages as well.
+
+    held, kind  of a `Held`: the graph, its result, the transform's tables, both caches, the network, what is made
     """
+    graph, out, tables, inputs, hidden, network, made = taken_apart(held, kind)
     if start == 0:
         made.at[0] = seconds()
-    done = run(g, rules, ids, keys, batch, out, start)
+    done = run(graph, batch, out, start)
     if done == len(batch.kind):
         entries = out.counts[0].entries
         look_up(tables, Raw(out.entries[:entries], batch.features, out.channels), inputs.rows, made.x)

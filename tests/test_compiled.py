@@ -13,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.compiled import compiled, direct
+from pipeline.held import Held
+from pipeline.instructions import taken_apart
 from pipeline.logarithm import log1p
 
 
@@ -31,6 +33,14 @@ def into(pair, factor):
 @compiled
 def logarithm(x):
     return log1p(x)
+
+
+@compiled
+def into_noted(address, kind, more):
+    (a, b), factor = taken_apart(address, kind)
+    for i in range(len(a)):
+        b[i] = factor * a[i] + more
+    return len(a)
 
 
 @given(st.floats(0.0, 3.4e38))
@@ -52,6 +62,25 @@ def test_what_was_compiled_for_other_types_is_not_taken():
     for _ in range(2):
         call(pair, 3.0)
         assert pair.b.tolist() == [3.0, 3.0, 3.0]
+
+
+def test_what_is_noted_is_what_compiled_code_works_on():
+    call, held = direct(into_noted), Held()
+    for n, factor in ((3, 2.0), (0, 1.0), (5, -1.0)):
+        a, b = np.arange(n, dtype=np.float64), np.zeros(n)
+        held.note(((a, b), factor))  # no type of this file: who reads the cache of `held` knows none
+        for more in (0.5, 1.5):
+            assert call(held.address, held.kind, more) == n
+            assert b.tolist() == [factor * i + more for i in range(n)]
+
+
+def test_what_is_noted_stays():
+    held, b = Held(), np.zeros(1000)
+    held.note(((np.ones(1000), b), 2.0))
+    others = [np.full(1000, 7.0) for _ in range(100)]  # these would lie where it was
+    assert into_noted(held.address, held.kind, 0.0) == 1000
+    assert b.tolist() == [2.0] * 1000
+    del others
 
 
 def test_where_nothing_is_compiled_the_function_is_called():
