@@ -6,22 +6,25 @@ making the log durable, and commits that come meanwhile wait for that: 8 ms for 
 
     copy      every PAGES pages; commits go on, and what they add meanwhile is copied again while that is much
     restart   commits begin at the log's start again; only while none is under way, so it waits until little is left to
-              copy, and is done once in RESTART_PAGES pages
+              copy and the file is durable, and is done once in RESTART_PAGES pages
 
 Many processes may write one file, each with a thread of its own; one at a time copies. A failure loses nothing: what is
 not copied stays in the log, the next attempt goes on, and from LAST_RESORT_PAGES on a commit does it after all.
 """
 
 import contextlib
+import os
 import sqlite3
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 PAGE_BYTES = 4096
 PAGES = 1_000  # 4 MB
 RESTART_PAGES = 32 * PAGES
 LAST_RESORT_PAGES = 4 * RESTART_PAGES
 FEW_PAGES = 500  # that a restart may copy while commits wait
+DESCRIPTORS = Path("/dev/fd")  # names those of this process
 ROUNDS = 3  # of copying what came meanwhile
 
 
@@ -61,9 +64,30 @@ class Checkpoints:
 
 
 def _copy(db: sqlite3.Connection) -> None:
+    if _restart_is_due(db):
+        with contextlib.suppress(OSError):
+            _make_durable(db)
+        if _restart_is_due(db):
+            db.execute("PRAGMA wal_checkpoint(RESTART)")
+
+
+def _restart_is_due(db: sqlite3.Connection) -> bool:
+    """Copy; tell whether the log is long, and little is left of it to copy."""
     for _ in range(ROUNDS):
         busy, pages, copied = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         if busy or pages - copied < FEW_PAGES:
             break
-    if not busy and pages > RESTART_PAGES and pages - copied < FEW_PAGES:
-        db.execute("PRAGMA wal_checkpoint(RESTART)")
+    return not busy and pages > RESTART_PAGES and pages - copied < FEW_PAGES
+
+
+def _make_durable(db: sqlite3.Connection) -> None:
+    """Have the disk take all that was copied while commits go on: a restart sees to it, and they wait for that, 60 ms.
+
+    Through SQLite's own descriptors, for to close another one of a file gives up the locks that it holds there.
+    """
+    (path,) = (path for _, name, path in db.execute("PRAGMA database_list") if name == "main")
+    files = [Path(path + end).stat() for end in ("", "-wal")]
+    for number in [int(one.name) for one in DESCRIPTORS.iterdir()]:
+        with contextlib.suppress(OSError):  # of a descriptor that is closed meanwhile
+            if any(os.path.samestat(os.fstat(number), file) for file in files):
+                os.fsync(number)

@@ -1,5 +1,8 @@
 """The write-ahead log of the embedded log is copied into its file beside the commits."""
 
+import contextlib
+import os
+import sqlite3
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -72,4 +75,26 @@ def test_two_who_write_and_copy_at_once_lose_nothing(tmp_path, often):
     for topic in ("a", "b"):
         found = [record.value.split()[0].decode() for records in read_to_end(log, topic) for record in records]
         assert found == wanted
+    log.close()
+
+
+def test_what_was_copied_is_durable_before_commits_have_to_wait_for_it(tmp_path, often, monkeypatch):
+    monkeypatch.setattr(sqlite_checkpoint, "PAGES", 10_000)  # the log's own thread does not come first
+    durable, restarts = [], []
+
+    class Watched(sqlite3.Connection):
+        def execute(self, statement, *parameters):
+            if "RESTART" in statement:
+                restarts.append(list(durable))
+            return super().execute(statement, *parameters)
+
+    monkeypatch.setattr(os, "fsync", lambda number: durable.append(os.fstat(number).st_ino))
+    log = SqliteLog(tmp_path / "log.db")
+    for _ in range(20):
+        log.append("events", BATCH)
+    with contextlib.closing(sqlite3.connect(tmp_path / "log.db", factory=Watched)) as db:
+        sqlite_checkpoint._copy(db)
+    files = {(tmp_path / name).stat().st_ino for name in ("log.db", "log.db-wal")}
+    assert restarts
+    assert files <= set(restarts[0])
     log.close()
