@@ -15,6 +15,7 @@ The stream is the synthetic one, whose nodes stay; the model has as many hidden 
 """
 
 import argparse
+import gc
 import tempfile
 import threading
 import time
@@ -34,10 +35,11 @@ from pipeline.decoder import Decoder
 from pipeline.events import REASONS
 from pipeline.experiments.recordings import as_records
 from pipeline.log import Message
+from pipeline.model import Model
 from pipeline.page import Table
 from pipeline.scorer import Scorer
 from pipeline.snapshot_beside import SnapshotBeside
-from pipeline.snapshot_store import open_store
+from pipeline.snapshot_store import SnapshotStore, open_store
 from pipeline.sqlite_log import SqliteLog
 from pipeline.stats import ServiceStats
 from producers.synthetic import synthetic_events
@@ -63,9 +65,14 @@ def run(args: argparse.Namespace) -> Report:
     tune_python()  # as consumers do: a walk over all objects copies every page of theirs
     tail, alone, meanwhile = (list(islice(stream, count)) for count in (TAIL, ALONE, MEANWHILE))
     config = load_config(args.config)
-    found = [_die_and_return(scorer, config, tail) for _ in range(args.repeats)]
+    nodes, lists = scorer.graph.row_count, scorer.graph.list_count
     with tempfile.TemporaryDirectory() as folder:
-        pauses = [_write_beside(folder, events + repeat, scorer, alone, meanwhile) for repeat in range(args.repeats)]
+        filled = open_store(folder, "", keep=1)
+        filled.write(0, model.version, scorer.export(), now=0.0)
+        del scorer  # a consumer that forks holds one state, not two
+        found = [_die_and_return(filled, model, config, tail) for _ in range(args.repeats)]
+        pauses = [_write_beside(filled, model, alone, meanwhile) for _ in range(args.repeats)]
+        filled.close()
     load, served, replayed = (median(times) for times in zip(*found, strict=True))
     still, fork, write = (median(times) for times in zip(*(pause.seconds for pause in pauses), strict=True))
     silence = median(max(pause.seconds.fork, *pause.beside) for pause in pauses)
@@ -77,8 +84,8 @@ def run(args: argparse.Namespace) -> Report:
         "load_s": round(load, 3), "replay_events_per_s": round(replayed),
     }  # fmt: skip
     return {
-        "nodes": scorer.graph.row_count,
-        "lists": scorer.graph.list_count,
+        "nodes": nodes,
+        "lists": lists,
         "events": events,
         "repeats": args.repeats,
         **around,
@@ -118,14 +125,15 @@ def tables(report: Report) -> list[Table]:
 # ---- back after a crash ----
 
 
-def _die_and_return(scorer: Scorer, config: Config, tail: list[bytes]) -> tuple[float, float, float]:
+def _die_and_return(
+    filled: SnapshotStore, model: Model, config: Config, tail: list[bytes]
+) -> tuple[float, float, float]:
     """Serve `tail` behind a snapshot, and replay it; return the seconds of the load, and events/s of both."""
     with tempfile.TemporaryDirectory() as folder:
-        log, store = SqliteLog(Path(folder) / "log.db"), open_store(folder, "", keep=1)
+        log = SqliteLog(Path(folder) / "log.db")
         log.append(config.topics.events, [Message(line) for line in tail])
-        store.write(0, scorer.model.version, scorer.export(), now=0.0)
         dies, comes_back = (
-            ScoreConsumer(log, store, scorer.model, config, ServiceStats(REASONS), lambda line: None) for _ in range(2)
+            ScoreConsumer(log, filled, model, config, ServiceStats(REASONS), lambda line: None) for _ in range(2)
         )
         began = time.perf_counter()
         dies.recover(threading.Event())
@@ -135,7 +143,6 @@ def _die_and_return(scorer: Scorer, config: Config, tail: list[bytes]) -> tuple[
         served = len(tail) / (time.perf_counter() - began)
         times: list[tuple[float, int]] = []
         comes_back.recover(threading.Event(), lambda done, total: times.append((time.perf_counter(), done)))
-        store.close()
         log.close()
     (first, before), (last, after) = times[0], times[-1]
     return load, served, (after - before) / (last - first)
@@ -159,21 +166,23 @@ class _Pauses(NamedTuple):
     beside: list[float]
 
 
-def _write_beside(folder: str, position: int, scorer: Scorer, before: list[bytes], meanwhile: list[bytes]) -> _Pauses:
-    """Write the state while nothing is scored, load it, and write it beside the scoring of `meanwhile`."""
-    store, model = open_store(folder, "", keep=1), scorer.model
-    began = time.perf_counter()
-    manifest = store.write(position, model.version, scorer.export(), now=0.0)
-    still = time.perf_counter() - began
-    back, name = Scorer(model), store.names()[0]
-    back.restore(store.read_arrays(name, store.read_manifest(name)))
-    alone = list(_batches(back, before))
-    began = time.perf_counter()
-    snapshot = SnapshotBeside(store, position, model.version, back.export, 0.0, LIMIT_SECONDS)
-    fork = time.perf_counter() - began
-    beside = _until_written(snapshot, _batches(back, meanwhile))
-    write = time.perf_counter() - began
-    store.close()
+def _write_beside(filled: SnapshotStore, model: Model, before: list[bytes], meanwhile: list[bytes]) -> _Pauses:
+    """Load a state, write it while nothing is scored, and write it beside the scoring of `meanwhile`."""
+    gc.collect()  # the states of earlier repeats
+    back, name = Scorer(model), filled.names()[0]
+    back.restore(filled.read_arrays(name, filled.read_manifest(name)))
+    with tempfile.TemporaryDirectory() as folder:
+        store = open_store(folder, "", keep=1)
+        began = time.perf_counter()
+        manifest = store.write(1, model.version, back.export(), now=0.0)
+        still = time.perf_counter() - began
+        alone = list(_batches(back, before))
+        began = time.perf_counter()
+        snapshot = SnapshotBeside(store, 2, model.version, back.export, 0.0, LIMIT_SECONDS)
+        fork = time.perf_counter() - began
+        beside = _until_written(snapshot, _batches(back, meanwhile))
+        write = time.perf_counter() - began
+        store.close()
     return _Pauses(_Seconds(still, fork, write), manifest.bytes, alone, beside)
 
 
