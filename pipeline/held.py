@@ -5,16 +5,24 @@ take 3 us, where the event itself takes 1 to 4: so what seldom changes is noted 
 call is given the address of the note.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from pipeline.compiled import compiled, direct, kind_of
 from pipeline.instructions import size_of, write
 
-# By the classes of the values that are noted together: their type for compiled code, and the bytes of a note. To find
-# them takes 2 ms.
-_known: dict[tuple[type, ...], tuple[Any, int]] = {}
+
+class _Way(NamedTuple):
+    """How values are noted; to find out takes 2 ms."""
+
+    kind: Any  # their type for compiled code
+    size: int  # bytes of a note
+    write: Callable[[int, Any], None]
+
+
+_ways: dict[tuple[type, ...], _Way] = {}  # by the classes of the values that are noted together
 
 
 class Held:
@@ -28,15 +36,19 @@ class Held:
         self.address, self.kind = 0, None  # of the note; its type
 
     def note(self, values: tuple[Any, ...]) -> None:
+        way = _way(values)
         if not self._values:
-            classes = tuple(map(type, values))
-            if classes not in _known:
-                _known[classes] = kind_of(values), _size(values)
-            self.kind, size = _known[classes]
-            self._room = np.empty(size, np.uint8)
-            self.address = self._room.ctypes.data
+            self._room = np.empty(way.size, np.uint8)
+            self.address, self.kind = self._room.ctypes.data, way.kind
         self._values = values
-        _note(self.address, values)
+        way.write(self.address, values)
+
+
+def _way(values: tuple[Any, ...]) -> _Way:
+    classes = tuple(map(type, values))
+    if classes not in _ways:
+        _ways[classes] = _Way(kind_of(values), _size(values), direct(_write))
+    return _ways[classes]
 
 
 @compiled
@@ -48,6 +60,3 @@ def _size(values: Any) -> int:
 @compiled
 def _write(address: int, values: Any) -> None:
     write(address, values)
-
-
-_note = direct(_write)

@@ -43,6 +43,14 @@ def into_noted(address, kind, more):
     return len(a)
 
 
+@compiled
+def twice_noted(address, kind):
+    a, b = taken_apart(address, kind)
+    for i in range(len(a)):
+        b[i] = 2 * a[i]
+    return b.sum()
+
+
 @given(st.floats(0.0, 3.4e38))
 def test_our_log1p_is_the_logarithm(x):
     assert logarithm(x) == pytest.approx(math.log1p(x), rel=5e-14, abs=1.2e-16)
@@ -72,6 +80,14 @@ def test_what_is_noted_is_what_compiled_code_works_on():
         for more in (0.5, 1.5):
             assert call(held.address, held.kind, more) == n
             assert b.tolist() == [factor * i + more for i in range(n)]
+
+
+def test_values_of_other_classes_are_noted_as_what_they_are():
+    first, second = Held(), Held()
+    first.note(((np.ones(2), np.zeros(2)), 2.0))
+    second.note((np.arange(3.0), np.zeros(3)))
+    assert twice_noted(second.address, second.kind) == 6.0
+    assert into_noted(first.address, first.kind, 0.0) == 2
 
 
 def test_what_is_noted_stays():
