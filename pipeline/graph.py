@@ -56,7 +56,7 @@ from pipeline.room import Room, more_room
 from pipeline.schema import Schema
 
 OF_ROWS, OF_LISTS = (*ROW_ARRAYS, "free_rows", "idle_rows"), (*LIST_ARRAYS, "free_lists", "idle_lists")  # grow together
-FEW_EVENTS = 32  # a micro-batch of a quiet stream; room for more is made when they come
+FEW_EVENTS = 512  # a micro-batch of no backlog; room for more is made when they come
 Run = Callable[[Known, Batch, Result, int], int]
 _run = direct(run)  # `EventBatch` and `Room` see to it that no array is of another type
 
@@ -144,7 +144,7 @@ class Graph:
         n, m = len(events.kind), len(events.edge_event)
         self._result, self._result_before = room, _ = self._result_before, self._result
         if n > len(room.row) or m > len(room.edge_row):
-            self._result = self._result_of(max(n, len(room.row)), max(m, len(room.edge_row)), room.log)
+            self._result = self._result_of(more_than(len(room.row), n), more_than(len(room.edge_row), m), room.log)
         done = NO_ROOM
         while done < n:
             done = run(self._known, events.columns, self._result, max(done, 0))
@@ -287,6 +287,11 @@ class Graph:
         state = self._state._replace(**{name: self._rooms[name].reserve(capacity).array for name in arrays})
         self._known = self._known._replace(state=state)
         self.capacity = Capacity(len(self._state.rows), len(self._state.lists))
+
+
+def more_than(room: int, wanted: int) -> int:
+    """Return for how many events to have room: twice as many at least, where too few fit, for it is made anew."""
+    return room if wanted <= room else max(wanted, 2 * room)
 
 
 def _rules(schema: Schema) -> Rules:

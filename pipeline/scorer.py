@@ -19,7 +19,7 @@ import numpy.typing as npt
 from pipeline.cache import Cache, Values
 from pipeline.events import EventBatch
 from pipeline.explain import Seen
-from pipeline.graph import FEW_EVENTS, Applied, Graph
+from pipeline.graph import FEW_EVENTS, Applied, Graph, more_than
 from pipeline.graph_kernel import Known
 from pipeline.graph_state import Batch, Result
 from pipeline.held import Held
@@ -112,7 +112,7 @@ class Scorer:
         began, n = self._clock(), len(events.kind)
         self._place, self._place_before = place, _ = self._place_before, self._place
         if n > len(place.made.x):
-            place.made, place.graph = self._room_for(n), None
+            place.made, place.graph = self._room_for(more_than(len(place.made.x), n)), None
         made, few = place.made, n <= self._few and (self._latest is None or self._latest.settled)
         applied = self.graph.apply(events, self._run_few if few else self._run_many)
         if few:
