@@ -130,7 +130,8 @@ def _print_table(folder: Path, state: State) -> None:
 
 
 def _say(line: str) -> None:
-    print(f"graphsieve: {line}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"graphsieve: {line}\n")  # at once: Ctrl-C came between what `print` writes, and its newline
+    sys.stderr.flush()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
