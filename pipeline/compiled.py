@@ -134,7 +134,7 @@ def direct(function: F) -> F:
             return entry(*args)
         done = function(*args)
         compiled_for: dict[Any, Any] = getattr(function, "overloads", {})  # none where numba is switched off
-        found = compiled_for.get(tuple(map(_numba.typeof, args)))
+        found = compiled_for.get(tuple(map(kind_of, args)))
         entry = found.entry_point if found else None
         return done
 

@@ -24,6 +24,7 @@ from typing import NoReturn
 
 import msgspec
 
+from pipeline.descriptors import open_descriptors
 from pipeline.errors import SnapshotError
 from pipeline.snapshot import Array, Manifest, new_name
 from pipeline.snapshot_store import SnapshotStore
@@ -169,7 +170,7 @@ def _be_the_child(write: Callable[[], Manifest], tell: int, limit_seconds: int) 
 def _let_go_of_files(tell: int) -> None:
     """Close all that is open but `tell`, which becomes PIPE; nothing can be read from or said to the terminal."""
     os.dup2(tell, PIPE)
-    for number in [int(path.name) for path in Path("/dev/fd").iterdir()]:  # the limit may be a thousand million
+    for number in open_descriptors():
         if number > PIPE:
             with suppress(OSError):  # what the list itself was read from is closed by now
                 os.close(number)

@@ -19,12 +19,13 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from pipeline.descriptors import open_descriptors
+
 PAGE_BYTES = 4096
 PAGES = 1_000  # 4 MB
 RESTART_PAGES = 32 * PAGES
 LAST_RESORT_PAGES = 4 * RESTART_PAGES
 FEW_PAGES = 500  # that a restart may copy while commits wait
-DESCRIPTORS = Path("/dev/fd")  # names those of this process
 ROUNDS = 3  # of copying what came meanwhile
 
 
@@ -87,7 +88,7 @@ def _make_durable(db: sqlite3.Connection) -> None:
     """
     (path,) = (path for _, name, path in db.execute("PRAGMA database_list") if name == "main")
     files = [Path(path + end).stat() for end in ("", "-wal")]
-    for number in [int(one.name) for one in DESCRIPTORS.iterdir()]:
+    for number in open_descriptors():
         with contextlib.suppress(OSError):  # of a descriptor that is closed meanwhile
             if any(os.path.samestat(os.fstat(number), file) for file in files):
                 os.fsync(number)

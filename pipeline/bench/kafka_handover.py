@@ -29,7 +29,6 @@ from pipeline.bench.kafka_process import Scorer, scorer
 from pipeline.bench.models import some_model, synthetic_schema
 from pipeline.bench.surroundings import Report, surroundings
 from pipeline.config import Config
-from pipeline.errors import LogError
 from pipeline.kafka_log.client import Cluster
 from pipeline.kafka_log.log import KafkaLog
 from pipeline.kafka_log.overview import assignments
@@ -48,7 +47,6 @@ PACK, APPEND = 500, 50  # events a message, messages at once
 EVERY_SECONDS, AT_ONCE = 0.05, 5  # the trickle, for each partition
 CALM_SECONDS = 10.0  # watched before and after
 WAIT_SECONDS = 600.0
-LOOK_SECONDS = 0.1
 
 MOVED, STAYED, BEFORE = "the partition that moves", "those that stay", "any, before"
 
@@ -184,12 +182,8 @@ def _wait_for_scores(cluster: Cluster, config: Config, process: Scorer) -> None:
 
 def _wait(process: Scorer, condition: Callable[[], bool]) -> None:
     """LogError if it does not come to pass."""
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not condition():
-        process.check()
-        if time.monotonic() > deadline:
-            raise LogError(f"the hand-over did not come to its end within {WAIT_SECONDS:.0f} s: try fewer nodes")
-        time.sleep(LOOK_SECONDS)
+    failure = f"the hand-over did not come to its end within {WAIT_SECONDS:.0f} s: try fewer nodes"
+    process.wait_until(condition, WAIT_SECONDS, failure)
 
 
 def _score_instants(cluster: Cluster, config: Config, partition: int) -> list[float]:

@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -24,6 +25,7 @@ from pipeline.kafka_log.client import Cluster
 from pipeline.log import Message
 
 STOP_SECONDS = 60.0
+LOOK_SECONDS = 0.1
 
 Client = Literal["kafka-python", "confluent"]
 
@@ -49,6 +51,15 @@ class Scorer:
         """LogError if it has ended by itself."""
         if self.process.poll() is not None:
             raise LogError(f"the scorer has ended, with {self.process.returncode}: {self._last_words()}")
+
+    def wait_until(self, done: Callable[[], bool], seconds: float, failure: str) -> None:
+        """Return once it is done; LogError if it has ended by itself, and `failure` if it takes longer."""
+        deadline = time.monotonic() + seconds
+        while not done():
+            self.check()
+            if time.monotonic() > deadline:
+                raise LogError(failure)
+            time.sleep(LOOK_SECONDS)
 
     def stop(self) -> dict[str, Any]:
         """Stop it in order; return its report."""

@@ -26,7 +26,6 @@ from pipeline.bench.kafka_serve import Contender, Place, serve
 from pipeline.bench.models import some_model, synthetic_schema
 from pipeline.bench.surroundings import Report, surroundings
 from pipeline.config import Config
-from pipeline.errors import LogError
 from pipeline.kafka_log.bare import paced
 from pipeline.kafka_log.client import Cluster
 from pipeline.kafka_log.log import KafkaLog
@@ -41,7 +40,7 @@ MEASURED_EVENTS = 50_000  # to know the speed whose half is the load
 RUNS = 3  # a new broker's first is half as fast: its code is not compiled yet
 APPEND = 2_000
 SAMPLE_SECONDS = 30.0
-START_SECONDS, LOOK_SECONDS = 300.0, 0.1  # for the first event to be committed; compiled before, where need be
+START_SECONDS = 300.0  # for the first event to be committed; compiled before, where need be
 KEPT = {"retention.bytes": str(512 * 2**20), "segment.bytes": str(64 * 2**20)}
 
 
@@ -141,12 +140,8 @@ def _produce(servers: str, config: Config, per_second: float) -> None:
 
 def _wait_for_the_first(log: KafkaLog, config: Config, process: Scorer) -> None:
     """Return once the group has committed an event: until then the processes start, which is no load."""
-    deadline = time.monotonic() + START_SECONDS
-    while not _committed(log, config):
-        process.check()
-        if time.monotonic() > deadline:
-            raise LogError(f"the scorer has committed nothing in {START_SECONDS:.0f} s: see whether the brokers answer")
-        time.sleep(LOOK_SECONDS)
+    failure = f"the scorer has committed nothing in {START_SECONDS:.0f} s: see whether the brokers answer"
+    process.wait_until(lambda: _committed(log, config) > 0, START_SECONDS, failure)
 
 
 def _watch(log: KafkaLog, config: Config, process: Scorer, seconds: float) -> Iterator[Sample]:
