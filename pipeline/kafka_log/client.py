@@ -21,6 +21,7 @@ from kafka.net.sasl.oauth import AbstractTokenProvider
 
 from pipeline.config import Kafka
 from pipeline.errors import ConfigError, LogError
+from pipeline.kafka_log.answers import compile_one_at_a_time
 from pipeline.kafka_log.receiving import record_of
 from pipeline.kafka_log.sockets import DIRECT, Tls
 from pipeline.log import Record
@@ -36,6 +37,8 @@ MAX_MESSAGE_BYTES = 32 * 2**20  # the broker's own limit decides, and its refusa
 
 # The client tells of every reconnection as a warning; what an operator must know is said by us, in one line.
 logging.getLogger("kafka").setLevel(logging.CRITICAL)
+
+compile_one_at_a_time()
 
 
 @dataclass(frozen=True)
