@@ -8,7 +8,19 @@ import pytest
 from benches import told
 from conftest import REPOSITORY
 
-from pipeline.bench import core, embedded, explicit_lists, full, load, memory, recovery, scale, startup, train
+from pipeline.bench import (
+    core,
+    core_given,
+    embedded,
+    explicit_lists,
+    full,
+    load,
+    memory,
+    recovery,
+    scale,
+    startup,
+    train,
+)
 from pipeline.bench.published import insert, read_report
 from pipeline.bench.watched import steps_of
 from pipeline.cli import main
@@ -49,6 +61,8 @@ def test_core_compares_with_every_peer_and_runs_the_code_that_serves(small, monk
     assert {"ours, unpruned", "torch, cached", "boosted trees"} <= set(report["peers"])
     assert set(report["ours"]["targets_per_s"]) == {str(size) for size in core.SIZES}
     assert {1, 8, 32} <= set(called)
+    assert set(report["given"]["targets_per_s"]) == {"128", "512", "2048"}
+    assert {"torch, cached", "boosted trees"} <= set(report["ratio_of_given"]) <= set(report["peers"])
     assert (tmp_path / "core.png").stat().st_size > 10_000
 
 
@@ -60,6 +74,12 @@ def test_core_refuses_a_peer_that_computes_something_else(small, monkeypatch):
 
     monkeypatch.setattr(core, "explicit_lists", halved)
     with pytest.raises(RuntimeError, match="torch, cached differs from ours"):
+        told(core, events=1200)
+
+
+def test_core_refuses_given_stages_that_compute_something_else(small, monkeypatch):
+    monkeypatch.setattr(core_given.Given, "score", lambda self, events: np.zeros(np.count_nonzero(events.target)))
+    with pytest.raises(RuntimeError, match="ours, given differs from ours"):
         told(core, events=1200)
 
 

@@ -1,5 +1,8 @@
 """`graphsieve bench core`: targets/s of the stages A to D, and of all else that gives the same scores.
 
+    ours          from decoded events to scores, labels and all
+    ours, given   the same without what peers are given as well: the input channels, and who stands in which list
+
 Events are decoded beforehand and nothing is read or committed: what is timed is `Scorer.score`, the code that serves,
 on a state that holds the first part of the stream. The rest is cut into slices, and each slice into micro-batches of
 one size; ours and the peers (`core_peers`) score a slice in turn, and the sizes take turns from slice to slice, so
@@ -13,7 +16,7 @@ Figures are medians over the slices, with their quartiles; ratios count, absolut
 import argparse
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import quantiles
 from typing import Any, NamedTuple
@@ -22,6 +25,7 @@ import numpy as np
 from tqdm import tqdm
 
 from consumers.service import tune_python
+from pipeline.bench.core_given import Given
 from pipeline.bench.core_peers import FAN_OUT, MessagePassing, TorchCached, Trees, one_thread
 from pipeline.bench.embedded import stream
 from pipeline.bench.explicit_lists import explicit_lists
@@ -43,7 +47,10 @@ EVENTS = 40_000  # half of them reviews; lists are as long as a peer's memory al
 WARM = 0.6  # of the events are in the state before anything is timed
 SLICE = 2048  # events that are timed together
 SIZES = (1, 8, 32, 128, 512, 2048)  # events a micro-batch
-LEAST = {"torch, cached": 1, "boosted trees": 1, "DGL, 32 and 32": 128}  # a peer's smallest batch; DGL's takes long
+ENGINES = ("ours", "ours, given", "ours, unpruned")
+# The smallest batch that is told of: DGL's take long, and of few events ours is one call, which cannot be parted.
+LEAST = dict.fromkeys((*ENGINES, "torch, cached", "boosted trees"), 1)
+LEAST |= {"ours, given": 128, "DGL, 32 and 32": 128, "DGL, all": SIZES[-1]}
 ALIKE = 1e-4
 UNPRUNED = 128  # channels a branch of both layers, over all input channels
 
@@ -85,8 +92,8 @@ def run(args: argparse.Namespace) -> Report:
         }
     except ConfigError as error:
         print(error)
-    _compare(made, model, {who: peers[who] for who in ("torch, cached", "DGL, all") if who in peers})
-    speeds = _measure(made, model, unpruned, peers, args.repeats)
+    _compare(made, model, x, {who: peers[who] for who in ("torch, cached", "DGL, all") if who in peers})
+    speeds = _measure(made, model, unpruned, x, peers, args.repeats)
     figures = {who: {str(size): _spread(found) for size, found in by_size.items()} for who, by_size in speeds.items()}
     if args.plot:
         _plot(speeds, args.plot)
@@ -118,49 +125,84 @@ def _stream(count: int | None) -> tuple[str, Stream]:
 # ---- outputs are equal ----
 
 
-def _compare(made: Stream, model: Model, peers: dict[str, Callable[[slice], Floats]]) -> None:
+def _compare(made: Stream, model: Model, x: Floats, peers: dict[str, Callable[[slice], Floats]]) -> None:
     """RuntimeError where a peer's scores are not ours."""
-    scorer = _warm(made, model)
-    ours = scorer.score(made.events.part(made.warm, made.warm + SLICE)).score
+    scorer, events = _warm(made, model), made.events.part(made.warm, made.warm + SLICE)
+    ours = scorer.score(events).score
     targets = slice(made.first, made.first + len(ours))
-    for who, scores in peers.items():
-        apart = float(np.abs(scores(targets) - ours).max())
+    found = {who: scores(targets) for who, scores in peers.items()}
+    found["ours, given"] = _warm_given(made, model, x).score(events)
+    for who, scores in found.items():
+        apart = float(np.abs(scores - ours).max())
         if apart > ALIKE:
             raise RuntimeError(f"{who} differs from ours by {apart:g}: it computes something else")
 
 
 def _warm(made: Stream, model: Model) -> Scorer:
     scorer = Scorer(model)
-    for start in range(0, made.warm, SLICE):
-        scorer.score(made.events.part(start, min(start + SLICE, made.warm)))
+    for events in _before(made):
+        scorer.score(events)
     return scorer
+
+
+def _warm_given(made: Stream, model: Model, x: Floats) -> Given:
+    given = Given(model, x)
+    for events in _before(made):
+        given.score(events)
+    return given
+
+
+def _before(made: Stream) -> Iterator[EventBatch]:
+    """Yield what is in the state before anything is timed."""
+    for start in range(0, made.warm, SLICE):
+        yield made.events.part(start, min(start + SLICE, made.warm))
 
 
 # ---- speed ----
 
 Speeds = dict[str, dict[int, list[float]]]  # who -> events a micro-batch -> targets/s, a slice each
+Contender = Callable[[list[EventBatch], list[slice]], float]  # micro-batches, their targets -> seconds
 
 
 def _measure(
-    made: Stream, model: Model, unpruned: Model, peers: dict[str, Callable[[slice], Floats]], repeats: int
+    made: Stream, model: Model, unpruned: Model, x: Floats, peers: dict[str, Callable[[slice], Floats]], repeats: int
 ) -> Speeds:
-    speeds: Speeds = {who: {} for who in ("ours", "ours, unpruned", *peers)}
+    speeds: Speeds = {}
     for repeat in tqdm(range(repeats), unit="repeat", disable=None):
-        engines = {"ours": _warm(made, model), "ours, unpruned": _warm(made, unpruned)}
+        contenders = _engines(made, model, unpruned, x) | {who: _of_stretches(peers[who]) for who in peers}
         entry = made.first
         for number, start in enumerate(made.slices):
             size = SIZES[(number + repeat) % len(SIZES)]
             batches = [made.events.part(i, min(i + size, start + SLICE)) for i in range(start, start + SLICE, size)]
-            counts = [int(np.count_nonzero(batch.target)) for batch in batches]
-            for who, engine in engines.items():
-                speeds[who].setdefault(size, []).append(sum(counts) / _seconds(engine.score, batches))
-            ends = entry + np.cumsum([0, *counts])
+            ends = entry + np.cumsum([0, *(int(np.count_nonzero(batch.target)) for batch in batches)])
             stretches = [slice(a, b) for a, b in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True) if a < b]
-            for who, scores in peers.items():
-                if size >= LEAST.get(who, SIZES[-1]):
-                    speeds[who].setdefault(size, []).append(sum(counts) / _seconds(scores, stretches))
+            for who, seconds in contenders.items():
+                if who in ENGINES or size >= LEAST[who]:
+                    taken = seconds(batches, stretches)
+                    speeds.setdefault(who, {}).setdefault(size, []).append((int(ends[-1]) - entry) / taken)
             entry = int(ends[-1])
-    return speeds
+    return {who: {size: by_size[size] for size in SIZES if size >= LEAST[who]} for who, by_size in speeds.items()}
+
+
+def _engines(made: Stream, model: Model, unpruned: Model, x: Floats) -> dict[str, Contender]:
+    """Return ours, which need all events before those that are timed."""
+    ours, other, given = _warm(made, model), _warm(made, unpruned), _warm_given(made, model, x)
+
+    def seconds_given(batches: list[EventBatch], _: list[slice]) -> float:
+        before = given.seconds
+        for batch in batches:
+            given.score(batch)
+        return given.seconds - before
+
+    return {
+        "ours": lambda batches, _: _seconds(ours.score, batches),
+        "ours, given": seconds_given,
+        "ours, unpruned": lambda batches, _: _seconds(other.score, batches),
+    }
+
+
+def _of_stretches(scores: Callable[[slice], Floats]) -> Contender:
+    return lambda _, stretches: _seconds(scores, stretches)
 
 
 def _seconds(score: Callable[[Any], Any], batches: list[Any]) -> float:
@@ -179,23 +221,34 @@ def _spread(speeds: list[float]) -> dict[str, int]:
 
 
 def _report(figures: dict[str, Any]) -> Report:
-    ours = figures.pop("ours")
-    best = {who: max(by_size.values(), key=lambda found: found["median"]) for who, by_size in figures.items()}
-    best["ours, unpruned"] = figures["ours, unpruned"]["512"]
+    ours, given = figures.pop("ours"), figures.pop("ours, given")
+    best = {who: _best(by_size) for who, by_size in figures.items()}
+    best["ours, unpruned"] = figures["ours, unpruned"]["512"]["median"]
+    of_given = {who: round(_best(given) / found, 2) for who, found in best.items() if not who.startswith("ours")}
     return {
         "widths": WIDTHS,
         "threads": 1,
         "ours": {"targets_per_s": ours},
+        "given": {"targets_per_s": given},
         "peers": {who: {"targets_per_s": by_size} for who, by_size in figures.items()},
-        "ratio": {who: round(ours["512"]["median"] / found["median"], 2) for who, found in best.items()},
+        "ratio": {who: round(ours["512"]["median"] / found, 2) for who, found in best.items()},
+        "ratio_of_given": of_given,
     }
 
 
+def _best(by_size: dict[str, dict[str, int]]) -> int:
+    return max(found["median"] for found in by_size.values())
+
+
 def tables(report: Report) -> list[Table]:
-    """Targets/s by the size of a micro-batch; the last column is ours at 512 events over the peer at its best."""
-    rows = {"ours": report["ours"], **report["peers"]}
-    cells = [[who, *_cells(row["targets_per_s"]), f"{report['ratio'].get(who, 1):.2f}"] for who, row in rows.items()]
-    return [Table("targets", ["targets/s, events a batch", *map(str, SIZES), "ours over it"], cells)]
+    """Targets/s by the size of a micro-batch; over a peer's best: ours at 512 events, and ours, given, at its best."""
+    rows = {"ours": report["ours"], "ours, given": report["given"], **report["peers"]}
+    ratios = report["ratio"], report["ratio_of_given"]
+    cells = [
+        [who, *_cells(row["targets_per_s"]), *(f"{ratio[who]:.2f}" if who in ratio else "" for ratio in ratios)]
+        for who, row in rows.items()
+    ]
+    return [Table("targets", ["targets/s, events a batch", *map(str, SIZES), "ours over it", "given, over it"], cells)]
 
 
 def _cells(by_size: dict[str, dict[str, int]]) -> list[str]:
