@@ -304,7 +304,7 @@ def _read(g: State, rules: Rules, batch: Batch, out: Result, e: int, row: int) -
         own = g.owner[row, r]
         if own >= 0 and g.lists[own].count > 0:
             push(g, out, READ, own, entry * relations + r, 1.0 / g.lists[own].weight)
-    arrival_channels(g, rules, out, entry, row)
+    arrival_channels(g, rules, out, entry, row, batch.kind[e] == NODE)
     label_channels(g, rules, out, entry, row)
 
 

@@ -185,7 +185,7 @@ def enter(g: State, rules: Rules, out: Result, link: int, arrives: bool) -> None
     _weigh(g, out, own, row, weight)
     it.peak = max(it.peak, it.weight)
     _count_member_label(g, rules, own, row, 1.0)
-    if arrives:
+    if arrives and rules.group_of[it.relation] < 0:  # into a group it was counted when it read, see `arrival_channels`
         _count_arrival(g, rules, own)
 
 
@@ -307,12 +307,16 @@ def _count_member_label(g: State, rules: Rules, own: int, row: int, sign: float)
 
 
 @inlined
-def arrival_channels(g: State, rules: Rules, out: Result, entry: int, row: int) -> None:
-    """The list's count, the seconds since its last arrival, and its decayed counts; logarithms are taken later."""
+def arrival_channels(g: State, rules: Rules, out: Result, entry: int, row: int, arrives: bool) -> None:
+    """The list's count, the seconds since its last arrival, and its decayed counts; logarithms are taken later.
+
+    arrives  the row is about to enter its groups: it is counted at once, while what is left of the counts is at hand
+    """
     now, c = g.meta[0].watermark, 0
     for r in range(g.owner.shape[1]):
         own = g.owner[row, r]
         known = own >= 0 and g.lists[own].counted_at > -np.inf
+        counts = arrives and own >= 0 and rules.group_of[r] >= 0
         out.channels[entry, c] = g.lists[own].count if own >= 0 else 0.0
         out.channels[entry, c + 1] = now - g.lists[own].counted_at if known else NEVER
         c += 2
@@ -322,7 +326,11 @@ def arrival_channels(g: State, rules: Rules, out: Result, entry: int, row: int) 
                 fading = _faded(now - g.lists[own].counted_at, rules.arrival_half_lives[a])
                 value = g.arrivals[own, a] * fading
             out.channels[entry, c] = value
+            if counts:
+                g.arrivals[own, a] = 1.0 + value
             c += 1
+        if counts:
+            g.lists[own].counted_at = now
 
 
 @inlined

@@ -1,5 +1,5 @@
-"""What numba has no words for, as code for LLVM: to fetch memory ahead, to ask the clock, values by their address, and
-sums that stay in registers while they grow.
+"""What numba has no words for, as code for LLVM: to fetch memory ahead, to ask the clock, bytes eight at a time, values
+by their address, and sums that stay in registers while they grow.
 
 A loop over channels that adds to an array reads and writes every sum each time, and begins by finding out whether its
 arrays overlap: of the narrow rows that pruning leaves, that takes longer than the arithmetic. Here LANES sums, or a
@@ -44,7 +44,7 @@ _arrays: Any = arrayobj  # numba ships no types
 _code: Any = cgutils
 _types: Any = numba.types
 
-BYTE, NUMBER, WORD, SINGLE = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType()
+BYTE, NUMBER, WORD, LONG, SINGLE = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.IntType(128), ir.FloatType()
 BYTES = BYTE.as_pointer()
 
 
@@ -83,6 +83,36 @@ prefetch = cast(Callable[[npt.NDArray[Any], int], None], _prefetch)
 
 # seconds(): `time.monotonic()`.
 seconds = cast(Callable[[], float], _seconds)
+
+
+# ---- bytes, eight at a time ----
+
+
+@intrinsic
+def _word(_context: Any, data: Any, index: Any) -> Any:
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        found = builder.load(builder.bitcast(_place(context, builder, signature.args[0], *args), WORD.as_pointer()))
+        found.align = 1
+        return found
+
+    return _types.uint64(data, _types.intp), emit
+
+
+@intrinsic
+def _folded(_context: Any, a: Any, b: Any) -> Any:
+    def emit(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        product = builder.mul(*(builder.zext(number, LONG) for number in args))
+        upper = builder.trunc(builder.lshr(product, LONG(64)), WORD)
+        return builder.xor(upper, builder.trunc(product, WORD))
+
+    return _types.uint64(_types.uint64, _types.uint64), emit
+
+
+# word(data, index): the eight bytes from data[index] on, as a number.
+word = cast(Callable[[npt.NDArray[np.uint8], int], np.uint64], _word)
+
+# folded(a, b): the upper half of the product of two 64-bit numbers, mixed with the lower.
+folded = cast(Callable[[np.uint64, np.uint64], np.uint64], _folded)
 
 
 # ---- values by their address ----

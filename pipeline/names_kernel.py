@@ -6,13 +6,15 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.compiled import compiled, inlined
-from pipeline.instructions import prefetch
+from pipeline.instructions import folded, prefetch, word
 from pipeline.texts_kernel import Data
 
 LONGEST_NAME = 1024  # characters of an id or a group key; they are kept in memory as long as the node
 SLOT = np.dtype([("tag", "u4"), ("index", "i4")])  # the hash; -1: free
 ENTRY = np.dtype([("start", "i8"), ("length", "i2"), ("space", "i2")])  # a name has four LONGEST_NAME bytes at most
 META = np.dtype([("count", "i8"), ("used", "i8"), ("lost", "i8"), ("key", "u8")])  # bytes of text used, in holes
+
+WORD = 8  # bytes that are looked at together
 
 Numbers = npt.NDArray[Any]
 
@@ -33,23 +35,26 @@ def is_full(names: int, slots: int) -> bool:
 @inlined
 def hash_of(data: Data, start: int, length: int, space: int, key: int) -> int:
     """Return 32 bits of a keyed hash: eight bytes at a time are folded in by a long product."""
-    state = np.uint64(key) ^ np.uint64(space + 1)
-    for at in range(0, length + 1, 8):  # + 1: one round at least, and a text of 8 bytes is not its first 7
-        word = np.uint64(0)
-        for k in range(at, min(at + 8, length)):
-            word |= np.uint64(data[start + k]) << np.uint64(8 * (k - at))
-        state = _folded(state ^ word, (np.uint64(0x9E3779B97F4A7C15) ^ np.uint64(key)) | np.uint64(1))
-    state = _folded(state ^ np.uint64(length), np.uint64(0xD6E8FEB86659FD93))
+    state, end = np.uint64(key) ^ np.uint64(space + 1), start + length
+    for at in range(start, end + 1, WORD):  # + 1: one round at least, and a text of 8 bytes is not its first 7
+        state = folded(
+            state ^ _up_to_word(data, at, end), (np.uint64(0x9E3779B97F4A7C15) ^ np.uint64(key)) | np.uint64(1)
+        )
+    state = folded(state ^ np.uint64(length), np.uint64(0xD6E8FEB86659FD93))
     return np.int64(state & np.uint64(0xFFFFFFFF))  # type: ignore[return-value]
 
 
 @inlined
-def _folded(a: np.uint64, b: np.uint64) -> np.uint64:
-    """Return the upper half of the product of two 64-bit numbers, mixed with the lower."""
-    low, half = np.uint64(0xFFFFFFFF), np.uint64(32)
-    middle = (a >> half) * (b & low) + (((a & low) * (b & low)) >> half)
-    other = (a & low) * (b >> half) + (middle & low)
-    return ((a >> half) * (b >> half) + (middle >> half) + (other >> half)) ^ (a * b)
+def _up_to_word(data: Data, start: int, end: int) -> np.uint64:
+    """Return the bytes from `start` to `end` as a number, the first eight of them if there are more."""
+    if start + WORD <= end:
+        return word(data, start)
+    found = np.uint64(0)
+    if start < end and end >= WORD:  # and what stands before them, which is shifted out
+        return word(data, end - WORD) >> np.uint64(8 * (WORD - (end - start)))
+    for at in range(start, end):
+        found |= np.uint64(data[at]) << np.uint64(8 * (at - start))
+    return found
 
 
 @inlined
@@ -60,12 +65,14 @@ def hash_all(table: Table, data: Data, start: Numbers, length: Numbers, space: i
     """
     mask = len(table.slots) - 1
     for i in range(len(start)):
-        tags[i] = hash_of(data, start[i], length[i], space, table.meta[0].key)
-        prefetch(table.slots, tags[i] & mask)
+        if length[i] >= 0:
+            tags[i] = hash_of(data, start[i], length[i], space, table.meta[0].key)
+            prefetch(table.slots, tags[i] & mask)
     for i in range(len(start)):
-        index = table.slots[tags[i] & mask].index
-        if index >= 0:
-            prefetch(table.entries, index)
+        if length[i] >= 0:
+            index = table.slots[tags[i] & mask].index
+            if index >= 0:
+                prefetch(table.entries, index)
 
 
 @inlined
@@ -85,10 +92,13 @@ def _is(table: Table, index: int, data: Data, start: int, length: int, space: in
     entry = table.entries[index]
     if entry.length != length or entry.space != space:
         return False
-    same = 0
-    while same < length and table.text[entry.start + same] == data[start + same]:
-        same += 1
-    return same == length
+    ours, at = entry.start, 0
+    while at < length:
+        left = min(at + WORD, length)
+        if _up_to_word(table.text, ours + at, ours + left) != _up_to_word(data, start + at, start + left):
+            return False
+        at = left
+    return True
 
 
 @inlined

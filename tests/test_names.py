@@ -40,6 +40,29 @@ def tag_of(text: Texts, space: int, key: int) -> int:
     return int(_tag(text.data, space, np.uint64(key)))
 
 
+@compiled
+def _tag_at(data, start, length, space, key):
+    return hash_of(data, start, length, space, key)
+
+
+def slow_hash(text: bytes, space: int, key: int) -> int:
+    """What `hash_of` says, by whole numbers of any length."""
+
+    def folded(a: int, b: int) -> int:
+        return a * b >> 64 ^ a * b & (2**64 - 1)
+
+    state = key ^ space + 1
+    for at in range(0, len(text) + 1, 8):
+        state = folded(state ^ int.from_bytes(text[at : at + 8], "little"), (0x9E3779B97F4A7C15 ^ key) | 1)
+    return folded(state ^ len(text), 0xD6E8FEB86659FD93) & 0xFFFFFFFF
+
+
+@given(st.binary(max_size=12), st.binary(max_size=40), st.binary(max_size=3), SPACES, KEYS)
+def test_the_hash_of_a_name_is_its_slow_twins_wherever_it_stands(before, name, behind, space, key):
+    data = np.frombuffer(before + name + behind + b"\0", np.uint8).copy()
+    assert _tag_at(data, len(before), len(name), space, np.uint64(key)) == slow_hash(name, space, key)
+
+
 def give(names: Names, name: str, index: int, space: int = 0) -> None:
     """Name an index, as the graph does."""
     text = Texts.of([name])
