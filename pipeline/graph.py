@@ -306,8 +306,8 @@ def _rules(schema: Schema) -> Rules:
         max_neighbours=np.array([relation.max_neighbours or 0 for relation in relations], np.int64),
         group_of=group_of,
         deviating=np.array(schema.deviating, np.int64),
-        arrival_half_lives=np.array(schema.arrival_half_lives, np.float64),
-        label_half_lives=np.array(schema.label_half_lives, np.float64),
+        arrival_rates=1.0 / np.array(schema.arrival_half_lives, np.float64),
+        label_rates=1.0 / np.array(schema.label_half_lives, np.float64),
         prior=float(schema.labels.prior),  # not a whole number's type, whatever the schema says: see `direct`
         strength=float(schema.labels.strength),
         ttl=float(schema.ttl),

@@ -269,16 +269,19 @@ def _sum_anew(g: State, rules: Rules, out: Result, own: int, leaving: int) -> No
 
 
 @inlined
-def _faded(seconds: float, half_life: float) -> float:
-    """What is left of 1 after so long; nearly half of the time nothing has passed, and a power costs 10 ns."""
-    return np.exp2(-seconds / half_life) if seconds != 0.0 else 1.0
+def _faded(seconds: float, rate: float) -> float:
+    """What is left of 1 after so long; nearly half of the time nothing has passed, and a power costs 10 ns.
+
+    rate  halvings a second: to divide by the half-life takes half as long as the power
+    """
+    return np.exp2(-seconds * rate) if seconds != 0.0 else 1.0
 
 
 @inlined
 def _count_arrival(g: State, rules: Rules, own: int) -> None:
     now, it = g.meta[0].watermark, g.lists[own]
-    for a in range(len(rules.arrival_half_lives)):
-        g.arrivals[own, a] = 1.0 + g.arrivals[own, a] * _faded(now - it.counted_at, rules.arrival_half_lives[a])
+    for a in range(len(rules.arrival_rates)):
+        g.arrivals[own, a] = 1.0 + g.arrivals[own, a] * _faded(now - it.counted_at, rules.arrival_rates[a])
     it.counted_at = now
 
 
@@ -298,9 +301,9 @@ def _count_member_label(g: State, rules: Rules, own: int, row: int, sign: float)
     now, it = g.meta[0].watermark, g.judged[own]
     it.count += int(sign)
     it.spam += int(sign) * label
-    for h in range(len(rules.label_half_lives)):
-        fading = _faded(now - it.at, rules.label_half_lives[h]) if g.labelled[own, h] > 0.0 else 0.0
-        weight = sign * _faded(now - g.rows[row].label_ts, rules.label_half_lives[h])
+    for h in range(len(rules.label_rates)):
+        fading = _faded(now - it.at, rules.label_rates[h]) if g.labelled[own, h] > 0.0 else 0.0
+        weight = sign * _faded(now - g.rows[row].label_ts, rules.label_rates[h])
         g.labelled[own, h] = max(0.0, g.labelled[own, h] * fading + weight)
         g.spam[own, h] = max(0.0, g.spam[own, h] * fading + weight * label)
     it.at = now
@@ -320,10 +323,10 @@ def arrival_channels(g: State, rules: Rules, out: Result, entry: int, row: int, 
         out.channels[entry, c] = g.lists[own].count if own >= 0 else 0.0
         out.channels[entry, c + 1] = now - g.lists[own].counted_at if known else NEVER
         c += 2
-        for a in range(len(rules.arrival_half_lives)):
+        for a in range(len(rules.arrival_rates)):
             value = 0.0
             if known:
-                fading = _faded(now - g.lists[own].counted_at, rules.arrival_half_lives[a])
+                fading = _faded(now - g.lists[own].counted_at, rules.arrival_rates[a])
                 value = g.arrivals[own, a] * fading
             out.channels[entry, c] = value
             if counts:
@@ -338,7 +341,7 @@ def label_channels(g: State, rules: Rules, out: Result, entry: int, row: int) ->
     """The smoothed spam share among a list's labelled members, their count, the share with half-lives, and the
     deviation of the row's own channels from the list's mean (0 from an empty list)."""
     now, relations = g.meta[0].watermark, g.owner.shape[1]
-    c = relations * (2 + len(rules.arrival_half_lives))
+    c = relations * (2 + len(rules.arrival_rates))
     pseudo = rules.strength * rules.prior
     for r in range(relations):
         own = g.owner[row, r]
@@ -347,10 +350,10 @@ def label_channels(g: State, rules: Rules, out: Result, entry: int, row: int) ->
         out.channels[entry, c] = (spam + pseudo) / (labelled + rules.strength)
         out.channels[entry, c + 1] = labelled
         c += 2
-        for h in range(len(rules.label_half_lives)):
+        for h in range(len(rules.label_rates)):
             value = rules.prior
             if labelled > 0:
-                fading = _faded(now - g.judged[own].at, rules.label_half_lives[h])
+                fading = _faded(now - g.judged[own].at, rules.label_rates[h])
                 value = (g.spam[own, h] * fading + pseudo) / (g.labelled[own, h] * fading + rules.strength)
             out.channels[entry, c] = value
             c += 1
@@ -365,8 +368,8 @@ def label_channels(g: State, rules: Rules, out: Result, entry: int, row: int) ->
 @inlined
 def take_logarithms(g: State, rules: Rules, out: Result) -> None:
     """Take log1p of counts and seconds, of all entries at once: of one at a time it is a tenth of stage A."""
-    relations, each = g.owner.shape[1], 2 + len(rules.label_half_lives)
-    arrivals = relations * (2 + len(rules.arrival_half_lives))
+    relations, each = g.owner.shape[1], 2 + len(rules.label_rates)
+    arrivals = relations * (2 + len(rules.arrival_rates))
     for entry in range(out.counts[0].entries):
         channels = out.channels[entry]
         for c in range(arrivals):

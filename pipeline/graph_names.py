@@ -35,9 +35,9 @@ def _fits(table: Table, names: int, size: int) -> bool:
 @compiled
 def size_of(texts: Column) -> int:
     """Return the bytes of all texts of a column."""
-    size = 0
-    for i in range(texts.length.size):
-        size += max(int(texts.length.flat[i]), 0)
+    size, length = 0, texts.length.reshape(-1)
+    for i in range(len(length)):
+        size += max(int(length[i]), 0)
     return size
 
 

@@ -56,8 +56,8 @@ class Rules(NamedTuple):
     directed: Array  # (R,) bool
     max_neighbours: Array  # (R,) 0: no bound
     group_of: Array  # (R,) index among the group relations, -1 for an edge relation
-    arrival_half_lives: Array  # (A,)
-    label_half_lives: Array  # (H,)
+    arrival_rates: Array  # (A,) halvings a second
+    label_rates: Array  # (H,)
     prior: float
     deviating: Array  # (D,) which own channels
     strength: float
