@@ -25,6 +25,7 @@ from numba.np import arrayobj
 
 LANES = 16  # numbers in a line of the processor's cache, and in the widest registers of today's
 ROWS = 6  # that are multiplied together
+KNOTS = 65  # of a channel's transform
 
 # What levels of processors have, and which one this is. The code of products has a version for each: an image's is made
 # for every processor of the architecture, and without these would take several times as long.
@@ -245,6 +246,46 @@ def _at_level(builder: Any, level: Any, name: str, write: Callable[[Any, Any], N
         with builder.if_then(builder.icmp_signed("==", level, WORD(number))):
             builder.call(function, given)
 
+
+def _lines_between(builder: Any, given: Any) -> None:
+    """The code of `interpolate`, on places: of the first channel of each of the tables, and of the numbers."""
+    x, z, slope, last, numbers, stride, first, end = given
+    many = ir.VectorType(SINGLE, KNOTS - 1)
+    with _code.for_range_slice(builder, first, end, WORD(1), intp=WORD) as (k, _):
+        place, below = _beyond(builder, numbers, k), builder.mul(k, stride)
+        knots, number = builder.gep(x, [below]), _load(builder, place, SINGLE)
+        least, most = _load(builder, knots, SINGLE), _load(builder, _beyond(builder, last, k), SINGLE)
+        number = builder.select(builder.fcmp_ordered(">", number, least), number, least)
+        number = builder.select(builder.fcmp_ordered("<", number, most), number, most)
+        behind_first = _load(builder, _beyond(builder, knots, WORD(1)), many)
+        reached = builder.fcmp_ordered("<=", behind_first, _spread(builder, number, many))
+        low = builder.add(below, builder.mul(builder.ctpop(builder.bitcast(reached, WORD)), WORD(4)))
+        knot, start, rise = (_load(builder, builder.gep(table, [low]), SINGLE) for table in (x, z, slope))
+        _store(builder, builder.fadd(start, builder.fmul(rise, builder.fsub(number, knot))), place)
+
+
+@intrinsic
+def _interpolate(
+    _context: Any, x: Any, z: Any, slope: Any, last: Any, numbers: Any, i: Any, first: Any, end: Any, level: Any
+) -> Any:
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kinds, (x, z, slope, last, numbers, i, first, end, level) = signature.args, args
+        at = partial(_place, context, builder)
+        given = (
+            *(at(kind, table, WORD(0)) for kind, table in zip(kinds[:4], (x, z, slope, last), strict=True)),
+            at(kinds[4], numbers, i), _stride(context, builder, kinds[0], x), first, end,
+        )  # fmt: skip
+        _at_level(builder, level, "interpolate", _lines_between, given)
+        return context.get_dummy_value()
+
+    size = _types.intp
+    return _types.void(x, z, slope, last, numbers, size, size, size, size), emit
+
+
+# interpolate(x, z, slope, last, numbers, i, first, end, level): make numbers[i, k], for k from `first` to `end`, what
+# the line from the last knot that it reaches says. Channel k has KNOTS of them, x[k] ascending and z[k], infinite ones
+# behind last[k]; slope[k] is that of the line behind each. All are compared with the number at once and counted.
+interpolate = cast(Callable[[Floats, Floats, Floats, Floats, Floats, int, int, int, int], None], _interpolate)
 
 Products = Callable[
     [Floats, int, npt.NDArray[np.int32], int, int, Floats, int, int, Floats, int, int, Floats, int, int], None

@@ -18,13 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.compiled import compiled, inlined
+from pipeline.instructions import KNOTS, LEVEL, interpolate
 from pipeline.operations import ENTRY, NEW
 
 Floats = npt.NDArray[np.float32]
 
 CLIP = 8.0  # standard deviations
-KNOTS = 65  # of a channel, at most
-STEPS = (32, 16, 8, 4, 2, 1, 1)  # by which the last of so many knots is reached from the first
 APART = 1e-3  # knots differ by at least this share of their value: a float32's error grows a thousandfold at most
 KINDS = ("quantile", "standardised")
 
@@ -64,6 +63,7 @@ class Tables(NamedTuple):
     z: Floats
     slope: Floats  # from a knot to the next; 0 from the last one on
     last: Floats  # (K,) x of the last knot
+    level: int  # of the processor
 
 
 @dataclass
@@ -99,7 +99,7 @@ class Transform:
             count = self.start[c + 1] - self.start[c]
             x[k, :count], z[k, :count] = self.x[of_channel], self.z[of_channel]
             slope[k, : count - 1] = np.diff(z[k, :count]) / np.diff(x[k, :count])
-        return Tables(keep, x, z, slope, last)
+        return Tables(keep, x, z, slope, last, LEVEL)
 
 
 def fit_transform(kind: str, raw: Floats, indicators: list[bool]) -> Transform:
@@ -145,24 +145,25 @@ def look_up(tables: Tables, raw: Raw, store: Floats, out: Floats) -> None:
 
     store  (N, K) what this wrote for each row's latest entry
     """
-    width = raw.own.shape[1]
+    width, channels = raw.own.shape[1], len(tables.keep)
     for b in range(len(raw.entries)):
-        before = raw.entries[b].previous
-        for k in range(len(tables.keep)):
+        event, before = raw.entries[b].event, raw.entries[b].previous
+        for k in range(channels):
             c = tables.keep[k]
             if c >= width:
-                out[b, k] = _between(tables, k, raw.channels[b, c - width])
+                out[b, k] = raw.channels[b, c - width]
             elif before == NEW:
-                out[b, k] = _between(tables, k, raw.own[raw.entries[b].event, c])
+                out[b, k] = raw.own[event, c]
             else:
                 out[b, k] = store[before, k] if before >= 0 else out[~before, k]
+        if before == NEW:
+            _interpolate(tables, out, b, 0, channels)
+        else:
+            for k in range(channels):
+                if tables.keep[k] >= width:  # what is the node's own has been transformed
+                    _interpolate(tables, out, b, k, k + 1)
 
 
 @inlined
-def _between(tables: Tables, k: int, value: np.float32) -> np.float32:
-    x = tables.x
-    value, low = min(max(value, x[k, 0]), tables.last[k]), np.uint64(0)
-    for step in STEPS:  # written out by the compiler: no branch, so none is guessed
-        low += np.uint64(step) if x[k, low + np.uint64(step)] <= value else np.uint64(0)
-    between: np.float32 = tables.z[k, low] + tables.slope[k, low] * (value - x[k, low])
-    return between
+def _interpolate(tables: Tables, out: Floats, b: int, first: int, end: int) -> None:
+    interpolate(tables.x, tables.z, tables.slope, tables.last, out, b, first, end, tables.level)
