@@ -25,6 +25,7 @@ from numba.np import arrayobj
 
 LANES = 16  # numbers in a line of the processor's cache, and in the widest registers of today's
 ROWS = 6  # that are multiplied together
+CHANNELS = 8  # of a running sum that are one value
 KNOTS = 65  # of a channel's transform
 
 # What levels of processors have, and which one this is. The code of products has a version for each: an image's is made
@@ -46,6 +47,7 @@ _code: Any = cgutils
 _types: Any = numba.types
 
 BYTE, NUMBER, WORD, LONG, SINGLE = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.IntType(128), ir.FloatType()
+DOUBLE = ir.DoubleType()
 BYTES = BYTE.as_pointer()
 
 
@@ -185,6 +187,55 @@ RowSum = Callable[[npt.NDArray[np.int32], Floats, int, int, Floats, int, Floats]
 row_sum_16, row_sum_32, row_sum_64 = (cast(RowSum, _row_sum(lanes)) for lanes in (LANES, 2 * LANES, 4 * LANES))
 
 
+# ---- running sums ----
+
+
+def _weighted(write: Callable[[Any, Any, Any, Any], None]) -> Any:
+    """Return the instruction that goes over a running sum and a row of numbers, some channels at a time.
+
+    write  (builder, place of the sums, place of the numbers, the weight as often as there are channels)
+    """
+
+    @intrinsic
+    def weighted(_context: Any, sums: Any, own: Any, weight: Any, numbers: Any, i: Any) -> Any:
+        def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            kinds, (sums, own, weight, numbers, i) = signature.args, args
+            stride = _stride(context, builder, kinds[0], sums)
+            total, row = _place(context, builder, kinds[0], sums, own), _place(context, builder, kinds[3], numbers, i)
+            width = builder.lshr(stride, WORD(3))
+            whole = builder.and_(width, WORD(-CHANNELS))
+            for first, end, lanes in ((WORD(0), whole, CHANNELS), (whole, width, 1)):
+                many = _spread(builder, weight, ir.VectorType(DOUBLE, lanes))
+                with _code.for_range_slice(builder, first, end, WORD(lanes), intp=WORD) as (c, _):
+                    write(builder, _beyond(builder, total, c, 8), _beyond(builder, row, c), many)
+            return context.get_dummy_value()
+
+        return _types.void(sums, _types.intp, _types.float64, numbers, _types.intp), emit
+
+    return weighted
+
+
+def _add_some(builder: Any, sums: Any, numbers: Any, weight: Any) -> None:
+    found = _load(builder, numbers, ir.VectorType(SINGLE, weight.type.count))
+    product = builder.fmul(weight, builder.fpext(found, weight.type))
+    _store(builder, builder.fadd(_load(builder, sums, weight.type), product), sums)
+
+
+def _read_some(builder: Any, sums: Any, numbers: Any, weight: Any) -> None:
+    product = builder.fmul(weight, _load(builder, sums, weight.type))
+    _store(builder, builder.fptrunc(product, ir.VectorType(SINGLE, weight.type.count)), numbers)
+
+
+Weighted = Callable[[npt.NDArray[np.float64], int, float, Floats, int], None]
+
+# add_row(sums, l, weight, values, i): sums[l] += weight * values[i]
+# read_row(sums, l, weight, means, i): means[i] = weight * sums[l]
+add_row, read_row = (cast(Weighted, _weighted(write)) for write in (_add_some, _read_some))
+
+
+# ---- products ----
+
+
 def _products(rows: int, lanes: int) -> Any:
     many = ir.VectorType(SINGLE, lanes)
 
@@ -313,9 +364,9 @@ def _stride(context: Any, builder: Any, kind: Any, array: Any) -> Any:
     return _code.unpack_tuple(builder, _arrays.make_array(kind)(context, builder, array).strides)[0]
 
 
-def _beyond(builder: Any, place: Any, count: Any) -> Any:
-    """Return the place of the number that comes `count` numbers later."""
-    return builder.gep(place, [builder.mul(count, WORD(4))])
+def _beyond(builder: Any, place: Any, count: Any, size: int = 4) -> Any:
+    """Return the place of the number that comes `count` numbers later, of `size` bytes each."""
+    return builder.gep(place, [builder.mul(count, WORD(size))])
 
 
 def _index(builder: Any, place: Any) -> Any:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.compiled import compiled
-from pipeline.instructions import prefetch
+from pipeline.instructions import add_row, prefetch, read_row
 from pipeline.operations import ADD, READ
 
 Floats = npt.NDArray[np.float32]
@@ -41,20 +41,19 @@ def obey(
             soon = sums[log[i + AHEAD].list]
             for c in range(0, width, LINE):
                 prefetch(soon, c)
-        operation = log[i]
-        total, weight, source = sums[operation.list], operation.weight, operation.source
-        if operation.kind == ADD:
-            values = store[source] if source >= 0 else entries[~source]
-            for c in range(width):
-                total[c] += weight * values[c]
-        elif operation.kind == READ:
+        own, weight, source = log[i].list, log[i].weight, log[i].source
+        if log[i].kind == ADD:
+            if source >= 0:
+                add_row(sums, own, weight, store, source)
+            else:
+                add_row(sums, own, weight, entries, ~source)
+        elif log[i].kind == READ:
             slots[written:source] = 0.0
-            mean, written = slots[source], source + 1
-            for c in range(width):
-                mean[c] = weight * total[c]
+            read_row(sums, own, weight, slots, source)
+            written = source + 1
         elif weight == 0.0:  # not by multiplication: an emptied list starts again at exactly 0
-            total[:] = 0.0
+            sums[own] = 0.0
         else:
             for c in range(width):
-                total[c] *= weight
+                sums[own, c] *= weight
     slots[written:] = 0.0
