@@ -145,23 +145,23 @@ def look_up(tables: Tables, raw: Raw, store: Floats, out: Floats) -> None:
 
     store  (N, K) what this wrote for each row's latest entry
     """
-    width, channels = raw.own.shape[1], len(tables.keep)
+    width, count = np.uint64(raw.own.shape[1]), len(tables.keep)
     for b in range(len(raw.entries)):
-        event, before = raw.entries[b].event, raw.entries[b].previous
-        for k in range(channels):
-            c = tables.keep[k]
-            if c >= width:
-                out[b, k] = raw.channels[b, c - width]
-            elif before == NEW:
-                out[b, k] = raw.own[event, c]
-            else:
-                out[b, k] = store[before, k] if before >= 0 else out[~before, k]
+        own, channels = raw.own[raw.entries[b].event], raw.channels[b]
+        before = raw.entries[b].previous
         if before == NEW:
-            _interpolate(tables, out, b, 0, channels)
-        else:
-            for k in range(channels):
-                if tables.keep[k] >= width:  # what is the node's own has been transformed
-                    _interpolate(tables, out, b, k, k + 1)
+            for k in range(count):
+                c = np.uint64(tables.keep[k])
+                out[b, k] = own[c] if c < width else channels[c - width]
+            _interpolate(tables, out, b, 0, count)
+            continue
+        for k in range(count):
+            c = np.uint64(tables.keep[k])
+            if c < width:  # what is the node's own stays as it was
+                out[b, k] = store[before, k] if before >= 0 else out[~before, k]
+            else:
+                out[b, k] = channels[c - width]
+                _interpolate(tables, out, b, k, k + 1)
 
 
 @inlined
