@@ -50,6 +50,7 @@ from pipeline.graph_state import (
     State,
     Targets,
 )
+from pipeline.instructions import CHANNELS
 from pipeline.names import Names
 from pipeline.operations import ENTRY, KEPT, OPERATION, Capacity, Operations
 from pipeline.room import Room, more_room
@@ -166,6 +167,7 @@ class Graph:
             edge_start=np.empty(n + 1, np.int64), edge_row=np.empty(m, np.int32),
             outcome=np.empty(n, np.uint8), counts=np.zeros(1, COUNTS), log=log, entries=np.empty(n, ENTRY),
             channels=np.empty((n, width), np.float32), targets=targets, kept=np.empty(n, KEPT),
+            left=np.zeros((2, len(self._known.rules.label_rates))),
         )  # fmt: skip
 
     @property
@@ -306,9 +308,17 @@ def _rules(schema: Schema) -> Rules:
         max_neighbours=np.array([relation.max_neighbours or 0 for relation in relations], np.int64),
         group_of=group_of,
         deviating=np.array(schema.deviating, np.int64),
-        arrival_rates=1.0 / np.array(schema.arrival_half_lives, np.float64),
-        label_rates=1.0 / np.array(schema.label_half_lives, np.float64),
+        arrival_rates=_rates(schema, schema.arrival_half_lives),
+        label_rates=_rates(schema, schema.label_half_lives),
         prior=float(schema.labels.prior),  # not a whole number's type, whatever the schema says: see `direct`
         strength=float(schema.labels.strength),
         ttl=float(schema.ttl),
     )
+
+
+def _rates(schema: Schema, half_lives: list[float]) -> npt.NDArray[np.float64]:
+    """Return the halvings a second, and zeros up to as many as `fade` takes."""
+    most = max(len(schema.arrival_half_lives), len(schema.label_half_lives), 1)
+    rates = np.zeros(-(-most // CHANNELS) * CHANNELS)
+    rates[: len(half_lives)] = 1.0 / np.array(half_lives)
+    return rates

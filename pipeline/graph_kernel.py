@@ -204,10 +204,10 @@ def _label(g: State, rules: Rules, batch: Batch, out: Result, e: int) -> int:
     if g.rows[row].label == label:
         return DUPLICATE
     _ensure_present(g, row)
-    count_label(g, rules, row, -1.0)
+    count_label(g, rules, out, row, -1.0)
     g.rows[row].label = label
     g.rows[row].label_ts = g.meta[0].watermark
-    count_label(g, rules, row, 1.0)
+    count_label(g, rules, out, row, 1.0)
     return APPLIED
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from pipeline.compiled import inlined
 from pipeline.graph_state import FAR, LIVE, NEVER, PRECISION, Batch, Result, Rules, State
+from pipeline.instructions import fade
 from pipeline.logarithm import log1p
 from pipeline.operations import ADD, SCALE
 
@@ -184,9 +185,9 @@ def enter(g: State, rules: Rules, out: Result, link: int, arrives: bool) -> None
     it.count += 1
     _weigh(g, out, own, row, weight)
     it.peak = max(it.peak, it.weight)
-    _count_member_label(g, rules, own, row, 1.0)
+    _count_member_label(g, rules, out, own, row, 1.0)
     if arrives and rules.group_of[it.relation] < 0:  # into a group it was counted when it read, see `arrival_channels`
-        _count_arrival(g, rules, own)
+        _count_arrival(g, rules, out, own)
 
 
 @inlined
@@ -194,7 +195,7 @@ def leave(g: State, rules: Rules, out: Result, link: int) -> None:
     own, row = g.links[link].list, g.links[link].row
     it = g.lists[own]
     it.count -= 1
-    _count_member_label(g, rules, own, row, -1.0)
+    _count_member_label(g, rules, out, own, row, -1.0)
     if it.count == 0:
         _empty(g, out, own)
         return
@@ -269,41 +270,34 @@ def _sum_anew(g: State, rules: Rules, out: Result, own: int, leaving: int) -> No
 
 
 @inlined
-def _faded(seconds: float, rate: float) -> float:
-    """What is left of 1 after so long; nearly half of the time nothing has passed, and a power costs 10 ns.
-
-    rate  halvings a second: to divide by the half-life takes half as long as the power
-    """
-    return np.exp2(-seconds * rate) if seconds != 0.0 else 1.0
-
-
-@inlined
-def _count_arrival(g: State, rules: Rules, own: int) -> None:
+def _count_arrival(g: State, rules: Rules, out: Result, own: int) -> None:
     now, it = g.meta[0].watermark, g.lists[own]
-    for a in range(len(rules.arrival_rates)):
-        g.arrivals[own, a] = 1.0 + g.arrivals[own, a] * _faded(now - it.counted_at, rules.arrival_rates[a])
+    fade(rules.arrival_rates, now - it.counted_at, out.left, 0)
+    for a in range(g.arrivals.shape[1]):
+        g.arrivals[own, a] = 1.0 + g.arrivals[own, a] * out.left[0, a]
     it.counted_at = now
 
 
 @inlined
-def count_label(g: State, rules: Rules, row: int, sign: float) -> None:
+def count_label(g: State, rules: Rules, out: Result, row: int, sign: float) -> None:
     link = g.rows[row].links if g.rows[row].state == LIVE else -1
     while link >= 0:
-        _count_member_label(g, rules, g.links[link].list, row, sign)
+        _count_member_label(g, rules, out, g.links[link].list, row, sign)
         link = g.links[link].row_next
 
 
 @inlined
-def _count_member_label(g: State, rules: Rules, own: int, row: int, sign: float) -> None:
+def _count_member_label(g: State, rules: Rules, out: Result, own: int, row: int, sign: float) -> None:
     label = g.rows[row].label
     if label < 0:
         return
     now, it = g.meta[0].watermark, g.judged[own]
     it.count += int(sign)
     it.spam += int(sign) * label
-    for h in range(len(rules.label_rates)):
-        fading = _faded(now - it.at, rules.label_rates[h]) if g.labelled[own, h] > 0.0 else 0.0
-        weight = sign * _faded(now - g.rows[row].label_ts, rules.label_rates[h])
+    fade(rules.label_rates, now - it.at, out.left, 0)
+    fade(rules.label_rates, now - g.rows[row].label_ts, out.left, 1)
+    for h in range(g.labelled.shape[1]):
+        fading, weight = out.left[0, h], sign * out.left[1, h]
         g.labelled[own, h] = max(0.0, g.labelled[own, h] * fading + weight)
         g.spam[own, h] = max(0.0, g.spam[own, h] * fading + weight * label)
     it.at = now
@@ -323,11 +317,10 @@ def arrival_channels(g: State, rules: Rules, out: Result, entry: int, row: int, 
         out.channels[entry, c] = g.lists[own].count if own >= 0 else 0.0
         out.channels[entry, c + 1] = now - g.lists[own].counted_at if known else NEVER
         c += 2
-        for a in range(len(rules.arrival_rates)):
-            value = 0.0
-            if known:
-                fading = _faded(now - g.lists[own].counted_at, rules.arrival_rates[a])
-                value = g.arrivals[own, a] * fading
+        if known:
+            fade(rules.arrival_rates, now - g.lists[own].counted_at, out.left, 0)
+        for a in range(g.arrivals.shape[1]):
+            value = g.arrivals[own, a] * out.left[0, a] if known else 0.0
             out.channels[entry, c] = value
             if counts:
                 g.arrivals[own, a] = 1.0 + value
@@ -341,7 +334,7 @@ def label_channels(g: State, rules: Rules, out: Result, entry: int, row: int) ->
     """The smoothed spam share among a list's labelled members, their count, the share with half-lives, and the
     deviation of the row's own channels from the list's mean (0 from an empty list)."""
     now, relations = g.meta[0].watermark, g.owner.shape[1]
-    c = relations * (2 + len(rules.arrival_rates))
+    c = relations * (2 + g.arrivals.shape[1])
     pseudo = rules.strength * rules.prior
     for r in range(relations):
         own = g.owner[row, r]
@@ -350,10 +343,12 @@ def label_channels(g: State, rules: Rules, out: Result, entry: int, row: int) ->
         out.channels[entry, c] = (spam + pseudo) / (labelled + rules.strength)
         out.channels[entry, c + 1] = labelled
         c += 2
-        for h in range(len(rules.label_rates)):
+        if labelled > 0:
+            fade(rules.label_rates, now - g.judged[own].at, out.left, 0)
+        for h in range(g.labelled.shape[1]):
             value = rules.prior
             if labelled > 0:
-                fading = _faded(now - g.judged[own].at, rules.label_rates[h])
+                fading = out.left[0, h]
                 value = (g.spam[own, h] * fading + pseudo) / (g.labelled[own, h] * fading + rules.strength)
             out.channels[entry, c] = value
             c += 1
@@ -368,8 +363,8 @@ def label_channels(g: State, rules: Rules, out: Result, entry: int, row: int) ->
 @inlined
 def take_logarithms(g: State, rules: Rules, out: Result) -> None:
     """Take log1p of counts and seconds, of all entries at once: of one at a time it is a tenth of stage A."""
-    relations, each = g.owner.shape[1], 2 + len(rules.label_rates)
-    arrivals = relations * (2 + len(rules.arrival_rates))
+    relations, each = g.owner.shape[1], 2 + g.labelled.shape[1]
+    arrivals = relations * (2 + g.arrivals.shape[1])
     for entry in range(out.counts[0].entries):
         channels = out.channels[entry]
         for c in range(arrivals):

@@ -56,8 +56,8 @@ class Rules(NamedTuple):
     directed: Array  # (R,) bool
     max_neighbours: Array  # (R,) 0: no bound
     group_of: Array  # (R,) index among the group relations, -1 for an edge relation
-    arrival_rates: Array  # (A,) halvings a second
-    label_rates: Array  # (H,)
+    arrival_rates: Array  # (A or more,) halvings a second, and zeros behind them, see `fade`
+    label_rates: Array  # (H or more,)
     prior: float
     deviating: Array  # (D,) which own channels
     strength: float
@@ -102,6 +102,7 @@ class Result(NamedTuple):
     channels: Array  # (n, G) the channels that the graph gives entry b
     targets: Targets  # (n,) each
     kept: Array  # (n,) KEPT
+    left: Array  # (2, A and H or more) of 1 after some seconds at each rate, while an event is applied
 
 
 # Without gaps: what a field that crosses a cache line costs is less than what the gaps would.

@@ -9,6 +9,7 @@ can, one after the other: how many rows are computed together changes no bit of 
 An instruction looks at nothing: indices must be sound, rows contiguous.
 """
 
+import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -26,6 +27,8 @@ from numba.np import arrayobj
 LANES = 16  # numbers in a line of the processor's cache, and in the widest registers of today's
 ROWS = 6  # that are multiplied together
 CHANNELS = 8  # of a running sum that are one value
+WHOLE = 1.5 * 2.0**52  # added to a number, leaves its nearest whole number in the last bits
+TERMS = 12  # of the series of a power
 KNOTS = 65  # of a channel's transform
 
 # What levels of processors have, and which one this is. The code of products has a version for each: an image's is made
@@ -231,6 +234,52 @@ Weighted = Callable[[npt.NDArray[np.float64], int, float, Floats, int], None]
 # add_row(sums, l, weight, values, i): sums[l] += weight * values[i]
 # read_row(sums, l, weight, means, i): means[i] = weight * sums[l]
 add_row, read_row = (cast(Weighted, _weighted(write)) for write in (_add_some, _read_some))
+
+
+# ---- what fades ----
+
+
+@intrinsic
+def _fade(_context: Any, rates: Any, seconds: Any, left: Any, i: Any) -> Any:
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kinds, (rates, seconds, left, i) = signature.args, args
+        many = ir.VectorType(DOUBLE, CHANNELS)
+        rate, out = _place(context, builder, kinds[0], rates, WORD(0)), _place(context, builder, kinds[2], left, i)
+        passed = _spread(builder, builder.fneg(seconds), many)
+        end = builder.lshr(_stride(context, builder, kinds[2], left), WORD(3))
+        with _code.for_range_slice(builder, WORD(0), end, WORD(CHANNELS), intp=WORD) as (c, _):
+            power = builder.fmul(_load(builder, _beyond(builder, rate, c, 8), many), passed)
+            _store(builder, _power_of_two(builder, power), _beyond(builder, out, c, 8))
+        return context.get_dummy_value()
+
+    return _types.void(rates, _types.float64, left, _types.intp), emit
+
+
+def _power_of_two(builder: Any, x: Any) -> Any:
+    """Return 2 ** x for x <= 0, but for 1e-14 of it: the whole of x makes the exponent, the rest goes into a series."""
+    many, words = x.type, ir.VectorType(WORD, x.type.count)
+
+    def constant(number: float) -> Any:
+        return ir.Constant(many, [number] * many.count)
+
+    least = constant(-1000.0)
+    x = builder.select(builder.fcmp_ordered(">", x, least), x, least)
+    shifted = builder.fadd(x, constant(WHOLE))
+    rest = builder.fsub(x, builder.fsub(shifted, constant(WHOLE)))
+    # c0 + c1 r + c2 r^2 ...: neighbours first, then pairs of them, so that few steps wait for one another.
+    terms = [constant(math.log(2.0) ** k / math.factorial(k)) for k in range(TERMS)]
+    while len(terms) > 1:
+        pairs = zip(terms[::2], terms[1::2], strict=True)
+        terms = [builder.fadd(lower, builder.fmul(upper, rest)) for lower, upper in pairs]
+        terms += [constant(0.0)] * (len(terms) > 1 and len(terms) % 2)
+        rest = builder.fmul(rest, rest)
+    exponent = builder.shl(builder.bitcast(shifted, words), ir.Constant(words, [52] * many.count))
+    return builder.bitcast(builder.add(builder.bitcast(terms[0], words), exponent), many)
+
+
+# fade(rates, seconds, left, i): left[i, k] = 2 ** (-seconds * rates[k]), what is left of 1 after so many seconds at so
+# many halvings a second. A multiple of CHANNELS of them, all at once: a call of the C library takes 10 ns for each.
+fade = cast(Callable[[npt.NDArray[np.float64], float, npt.NDArray[np.float64], int], None], _fade)
 
 
 # ---- products ----
