@@ -280,22 +280,34 @@ def _count_arrival(g: State, rules: Rules, out: Result, own: int) -> None:
 
 @inlined
 def count_label(g: State, rules: Rules, out: Result, row: int, sign: float) -> None:
-    link = g.rows[row].links if g.rows[row].state == LIVE else -1
+    """Count the label of the row, or no longer, in all lists that it is a member of."""
+    if g.rows[row].label < 0 or g.rows[row].state != LIVE:
+        return
+    _fade_label(g, rules, out, row)
+    link = g.rows[row].links
     while link >= 0:
-        _count_member_label(g, rules, out, g.links[link].list, row, sign)
+        _count_faded_label(g, rules, out, g.links[link].list, row, sign)
         link = g.links[link].row_next
 
 
 @inlined
 def _count_member_label(g: State, rules: Rules, out: Result, own: int, row: int, sign: float) -> None:
-    label = g.rows[row].label
-    if label < 0:
-        return
-    now, it = g.meta[0].watermark, g.judged[own]
+    if g.rows[row].label >= 0:
+        _fade_label(g, rules, out, row)
+        _count_faded_label(g, rules, out, own, row, sign)
+
+
+@inlined
+def _fade_label(g: State, rules: Rules, out: Result, row: int) -> None:
+    fade(rules.label_rates, g.meta[0].watermark - g.rows[row].label_ts, out.left, 1)
+
+
+@inlined
+def _count_faded_label(g: State, rules: Rules, out: Result, own: int, row: int, sign: float) -> None:
+    now, it, label = g.meta[0].watermark, g.judged[own], g.rows[row].label
     it.count += int(sign)
     it.spam += int(sign) * label
     fade(rules.label_rates, now - it.at, out.left, 0)
-    fade(rules.label_rates, now - g.rows[row].label_ts, out.left, 1)
     for h in range(g.labelled.shape[1]):
         fading, weight = out.left[0, h], sign * out.left[1, h]
         g.labelled[own, h] = max(0.0, g.labelled[own, h] * fading + weight)
