@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from consumers.service import tune_python
 from pipeline.config import Config, environment_name
 from pipeline.errors import LogError
 from pipeline.kafka_log.bare import paced
@@ -123,4 +124,5 @@ def producer(cluster: Cluster, topic: str, lines: list[bytes], per_second: float
 
 
 def _produce(cluster: Cluster, topic: str, lines: list[bytes], per_second: float, connection: Connection) -> None:
+    tune_python()  # or a collection of garbage among all that was imported makes it pause, and hurry after it
     connection.send(list(paced(cluster, topic, map(Message, lines), per_second)))
