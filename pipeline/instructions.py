@@ -31,8 +31,8 @@ WHOLE = 1.5 * 2.0**52  # added to a number, leaves its nearest whole number in t
 TERMS = 12  # of the series of a power
 KNOTS = 65  # of a channel's transform
 
-# What levels of processors have, and which one this is. The code of products has a version for each: an image's is made
-# for every processor of the architecture, and without these would take several times as long.
+# What levels of processors have, and which one this is. The code of products and of knots has a version for each: an
+# image's is made for every processor of the architecture, and without these would take several times as long.
 FEATURES = ("", "+avx,+avx2,+fma", "+avx,+avx2,+fma,+avx512f,+avx512bw,+avx512dq,+avx512vl")
 AVX512 = 2
 
@@ -271,7 +271,8 @@ def _power_of_two(builder: Any, x: Any) -> Any:
     while len(terms) > 1:
         pairs = zip(terms[::2], terms[1::2], strict=True)
         terms = [builder.fadd(lower, builder.fmul(upper, rest)) for lower, upper in pairs]
-        terms += [constant(0.0)] * (len(terms) > 1 and len(terms) % 2)
+        if len(terms) > 1 and len(terms) % 2:
+            terms.append(constant(0.0))
         rest = builder.fmul(rest, rest)
     exponent = builder.shl(builder.bitcast(shifted, words), ir.Constant(words, [52] * many.count))
     return builder.bitcast(builder.add(builder.bitcast(terms[0], words), exponent), many)
@@ -331,20 +332,22 @@ def _products(rows: int, lanes: int) -> Any:
     return products
 
 
-def _at_level(builder: Any, level: Any, name: str, write: Callable[[Any, Any], None], given: Any) -> None:
-    """Call the code that `write` gives, in its version for processors of that level."""
-    kind = ir.FunctionType(ir.VoidType(), [value.type for value in given])
-    for number, features in enumerate(FEATURES):
-        function = builder.module.globals.get(f"{name}.{number}")
-        if function is None:
-            function = ir.Function(builder.module, kind, f"{name}.{number}")
-            function.linkage = "internal"
-            set.add(function.attributes, f'"target-features"="{features}"')  # llvmlite knows only those without a value
-            inner = ir.IRBuilder(function.append_basic_block())
-            write(inner, function.args)
-            inner.ret_void()
-        with builder.if_then(builder.icmp_signed("==", level, WORD(number))):
-            builder.call(function, given)
+Products = Callable[
+    [Floats, int, npt.NDArray[np.int32], int, int, Floats, int, int, Floats, int, int, Floats, int, int], None
+]
+
+# products_RxN(values, i, keep, first, end, weight, w, stride, bias, o, wanted, out, c, level): for each of R rows from
+# i on, write to out[i, c : c + N], or to as many of it as are `wanted`, what is above 0 of bias[o : o + N] plus the sum
+# over k from `first` to `end` of values[i, keep[k]] * weight[w + (k - first) * stride : ... + N].
+#
+# Of six rows and 32 outputs, twelve of AVX-512's registers grow at once, and one of weights is read once for six of
+# them; of 16 outputs as many of AVX2's, which has but sixteen of half the width.
+products_6x16, products_1x16, products_6x32, products_1x32 = (
+    cast(Products, _products(rows, lanes)) for lanes in (LANES, 2 * LANES) for rows in (ROWS, 1)
+)
+
+
+# ---- lines between knots ----
 
 
 def _lines_between(builder: Any, given: Any) -> None:
@@ -387,19 +390,24 @@ def _interpolate(
 # behind last[k]; slope[k] is that of the line behind each. All are compared with the number at once and counted.
 interpolate = cast(Callable[[Floats, Floats, Floats, Floats, Floats, int, int, int, int], None], _interpolate)
 
-Products = Callable[
-    [Floats, int, npt.NDArray[np.int32], int, int, Floats, int, int, Floats, int, int, Floats, int, int], None
-]
 
-# products_RxN(values, i, keep, first, end, weight, w, stride, bias, o, wanted, out, c, level): for each of R rows from
-# i on, write to out[i, c : c + N], or to as many of it as are `wanted`, what is above 0 of bias[o : o + N] plus the sum
-# over k from `first` to `end` of values[i, keep[k]] * weight[w + (k - first) * stride : ... + N].
-#
-# Of six rows and 32 outputs, twelve of AVX-512's registers grow at once, and one of weights is read once for six of
-# them; of 16 outputs as many of AVX2's, which has but sixteen of half the width.
-products_6x16, products_1x16, products_6x32, products_1x32 = (
-    cast(Products, _products(rows, lanes)) for lanes in (LANES, 2 * LANES) for rows in (ROWS, 1)
-)
+# ---- what they are written with ----
+
+
+def _at_level(builder: Any, level: Any, name: str, write: Callable[[Any, Any], None], given: Any) -> None:
+    """Call the code that `write` gives, in its version for processors of that level."""
+    kind = ir.FunctionType(ir.VoidType(), [value.type for value in given])
+    for number, features in enumerate(FEATURES):
+        function = builder.module.globals.get(f"{name}.{number}")
+        if function is None:
+            function = ir.Function(builder.module, kind, f"{name}.{number}")
+            function.linkage = "internal"
+            set.add(function.attributes, f'"target-features"="{features}"')  # llvmlite knows only those without a value
+            inner = ir.IRBuilder(function.append_basic_block())
+            write(inner, function.args)
+            inner.ret_void()
+        with builder.if_then(builder.icmp_signed("==", level, WORD(number))):
+            builder.call(function, given)
 
 
 def _place(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any:

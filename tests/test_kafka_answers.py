@@ -29,14 +29,13 @@ def test_answers_are_decoded_though_two_threads_get_the_first_of_a_kind_at_once(
                 second_began.set()
                 first_ended.wait()
 
-    def decode(ended: threading.Event) -> None:
+    def decode() -> None:
         FetchResponse.decode(EMPTY, VERSION)
-        ended.set()
+        first_ended.set()
 
     monkeypatch.setattr(struct, "CodegenContext", Compiling)
     monkeypatch.setattr(FetchResponse._struct, "_compiled_encoders", {})
-    first = threading.Thread(target=decode, args=(first_ended,))
-    second = threading.Thread(target=decode, args=(threading.Event(),))
+    first, second = (threading.Thread(target=decode) for _ in range(2))
     first.start()
     first.join()
     second.join()

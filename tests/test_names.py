@@ -18,8 +18,8 @@ ROOM = 200  # indices
 
 
 @compiled
-def _tag(data, space, key):
-    return hash_of(data, 0, len(data), space, key)
+def _tag(data, start, length, space, key):
+    return hash_of(data, start, length, space, key)
 
 
 @compiled
@@ -37,12 +37,7 @@ def forget(table, index):
 
 
 def tag_of(text: Texts, space: int, key: int) -> int:
-    return int(_tag(text.data, space, np.uint64(key)))
-
-
-@compiled
-def _tag_at(data, start, length, space, key):
-    return hash_of(data, start, length, space, key)
+    return int(_tag(text.data, 0, len(text.data), space, np.uint64(key)))
 
 
 def slow_hash(text: bytes, space: int, key: int) -> int:
@@ -60,7 +55,7 @@ def slow_hash(text: bytes, space: int, key: int) -> int:
 @given(st.binary(max_size=12), st.binary(max_size=40), st.binary(max_size=3), SPACES, KEYS)
 def test_the_hash_of_a_name_is_its_slow_twins_wherever_it_stands(before, name, behind, space, key):
     data = np.frombuffer(before + name + behind + b"\0", np.uint8).copy()
-    assert _tag_at(data, len(before), len(name), space, np.uint64(key)) == slow_hash(name, space, key)
+    assert _tag(data, len(before), len(name), space, np.uint64(key)) == slow_hash(name, space, key)
 
 
 def give(names: Names, name: str, index: int, space: int = 0) -> None:

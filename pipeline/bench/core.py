@@ -16,10 +16,10 @@ Figures are medians over the slices, with their quartiles; ratios count, absolut
 import argparse
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from statistics import quantiles
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -53,6 +53,9 @@ LEAST = dict.fromkeys((*ENGINES, "torch, cached", "boosted trees"), 1)
 LEAST |= {"ours, given": 128, "DGL, 32 and 32": 128, "DGL, all": SIZES[-1]}
 ALIKE = 1e-4
 UNPRUNED = 128  # channels a branch of both layers, over all input channels
+
+
+Engine = TypeVar("Engine", Scorer, Given)
 
 
 class Stream(NamedTuple):
@@ -127,35 +130,22 @@ def _stream(count: int | None) -> tuple[str, Stream]:
 
 def _compare(made: Stream, model: Model, x: Floats, peers: dict[str, Callable[[slice], Floats]]) -> None:
     """RuntimeError where a peer's scores are not ours."""
-    scorer, events = _warm(made, model), made.events.part(made.warm, made.warm + SLICE)
+    scorer, events = _warm(made, Scorer(model)), made.events.part(made.warm, made.warm + SLICE)
     ours = scorer.score(events).score
     targets = slice(made.first, made.first + len(ours))
     found = {who: scores(targets) for who, scores in peers.items()}
-    found["ours, given"] = _warm_given(made, model, x).score(events)
+    found["ours, given"] = _warm(made, Given(model, x)).score(events)
     for who, scores in found.items():
         apart = float(np.abs(scores - ours).max())
         if apart > ALIKE:
             raise RuntimeError(f"{who} differs from ours by {apart:g}: it computes something else")
 
 
-def _warm(made: Stream, model: Model) -> Scorer:
-    scorer = Scorer(model)
-    for events in _before(made):
-        scorer.score(events)
-    return scorer
-
-
-def _warm_given(made: Stream, model: Model, x: Floats) -> Given:
-    given = Given(model, x)
-    for events in _before(made):
-        given.score(events)
-    return given
-
-
-def _before(made: Stream) -> Iterator[EventBatch]:
-    """Yield what is in the state before anything is timed."""
+def _warm(made: Stream, engine: Engine) -> Engine:
+    """Give it what is in the state before anything is timed; return it."""
     for start in range(0, made.warm, SLICE):
-        yield made.events.part(start, min(start + SLICE, made.warm))
+        engine.score(made.events.part(start, min(start + SLICE, made.warm)))
+    return engine
 
 
 # ---- speed ----
@@ -186,7 +176,8 @@ def _measure(
 
 def _engines(made: Stream, model: Model, unpruned: Model, x: Floats) -> dict[str, Contender]:
     """Return ours, which need all events before those that are timed."""
-    ours, other, given = _warm(made, model), _warm(made, unpruned), _warm_given(made, model, x)
+    ours, other = _warm(made, Scorer(model)), _warm(made, Scorer(unpruned))
+    given = _warm(made, Given(model, x))
 
     def seconds_given(batches: list[EventBatch], _: list[slice]) -> float:
         before = given.seconds
