@@ -27,8 +27,8 @@ NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
 PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NO_RESERVE
 HUGE_PAGE = 2 << 20  # bytes
 HUGE_FROM = 4 * HUGE_PAGE  # a small shard would pay for pages that it leaves empty
-# An eighth more room each time, of what is never written; and enough for some micro-batches like the one that asks: they
-# could need so much, but most of what they name is known, and to make room takes as long as fifty events.
+# An eighth more room each time, of what is never written; and what the most is that some micro-batches could need, though
+# most of what they name is known: to make room takes as long as fifty events.
 STEP, LEAST_STEP, MICRO_BATCHES = 8, 1024, 8
 
 

@@ -51,6 +51,7 @@ def own_collector():
 @pytest.fixture
 def small(monkeypatch, own_collector):
     monkeypatch.setattr(core, "SLICE", 64)
+    monkeypatch.setattr(core, "LEAD", 16)
 
 
 def test_core_compares_with_every_peer_and_runs_the_code_that_serves(small, monkeypatch, tmp_path):
@@ -84,7 +85,7 @@ def test_core_refuses_given_stages_that_compute_something_else(small, monkeypatc
 
 
 def test_core_says_how_many_events_it_needs():
-    with pytest.raises(ConfigError, match="--events 100: the bench needs at least 30,720"):
+    with pytest.raises(ConfigError, match="--events 100: the bench needs at least 38,400"):
         told(core, events=100)
 
 
