@@ -121,6 +121,7 @@ def _fetch(g: State, batch: Batch, out: Result, e: int) -> None:
 def _fetch_lists(g: State, batch: Batch, out: Result, e: int) -> None:
     if batch.kind[e] != NODE:
         prefetch(g.owner, out.row[e])
+        prefetch(g.rows, out.row[e])
         return
     for group in range(len(out.group_lists)):
         own = out.group_lists[group, e]
@@ -140,6 +141,7 @@ def _fetch_from_lists(g: State, batch: Batch, out: Result, e: int) -> None:
             if own >= 0 and g.lists[own].last >= 0:
                 prefetch(g.links, g.lists[own].last)
     elif batch.kind[e] == LABEL:
+        prefetch(g.links, g.rows[out.row[e]].links)
         for r in range(g.owner.shape[1]):
             if g.owner[out.row[e], r] >= 0:
                 _fetch_judged(g, g.owner[out.row[e], r])
