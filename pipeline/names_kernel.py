@@ -61,7 +61,7 @@ def _up_to_word(data: Data, start: int, end: int) -> np.uint64:
 def hash_all(table: Table, data: Data, start: Numbers, length: Numbers, space: int, tags: Numbers) -> None:
     """Write the hashes of names, and have fetched what `find` will read of the table.  # (n,)
 
-    A look-up waits for memory for its slot, and then for its entry; here all names wait together.
+    A look-up waits for memory for its slot, then for its entry, then for its text; here all names wait together.
     """
     mask = len(table.slots) - 1
     for i in range(len(start)):
@@ -73,6 +73,11 @@ def hash_all(table: Table, data: Data, start: Numbers, length: Numbers, space: i
             index = table.slots[tags[i] & mask].index
             if index >= 0:
                 prefetch(table.entries, index)
+    for i in range(len(start)):
+        if length[i] >= 0:
+            index = table.slots[tags[i] & mask].index
+            if index >= 0:
+                prefetch(table.text, table.entries[index].start)
 
 
 @inlined
