@@ -1,8 +1,8 @@
 """Arrays that grow where they are: address space is reserved once, memory is taken page by page as it is written.
 
-Room that is not used costs nothing, and no micro-batch waits while a gigabyte is moved. From some megabytes on an array
-lies on huge pages where the kernel has them: fewer misses of the processor's table of pages, and little to copy when a
-snapshot forks.
+Room that is not used costs nothing, and no micro-batch waits while a gigabyte is moved. An array that fills a huge page
+lies on such, where the kernel has them: a first write takes 2 us, every fifth target of a small shard would make one;
+and there are fewer misses of the processor's table of pages, and little to copy when a snapshot forks.
 
 Where address space is rationed (`ulimit -v`, vm.overcommit_memory = 2) an array is copied as it grows, and so is one
 that has grown beyond all that was reserved.
@@ -20,15 +20,16 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-RESERVED = min(MEMORY, 64 << 30)  # bytes for each array: a process has address space for two thousand of these
 # Not counted as memory that was promised, or a fork would be refused: neighbours are one mapping to the kernel. Python
 # knows the flag from 3.13 on; the number is that of Linux on x86, ARM and RISC-V.
 NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
 PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NO_RESERVE
 HUGE_PAGE = 2 << 20  # bytes
-HUGE_FROM = 4 * HUGE_PAGE  # a small shard would pay for pages that it leaves empty
-# An eighth more room each time, of what is never written; and what the most is that some micro-batches could need, though
-# most of what they name is known: to make room takes as long as fifty events.
+# Bytes for each array: a process has address space for two thousand of these. From 6.7 on Linux begins a mapping of
+# whole huge pages with one, or an array that grows would have none: each would be begun before it is asked for.
+RESERVED = min(-(-MEMORY // HUGE_PAGE) * HUGE_PAGE, 64 << 30)
+# An eighth more room each time, of what is never written; and the most that some micro-batches could need, though most
+# of what they name is known: to make room takes as long as fifty events.
 STEP, LEAST_STEP, MICRO_BATCHES = 8, 1024, 8
 
 
@@ -72,9 +73,10 @@ class Room:
             self.array[: len(old)] = old
         else:
             self.array = np.ndarray(shape, old.dtype, buffer=self._reserved)
-            if size >= HUGE_FROM and hasattr(mmap, "MADV_HUGEPAGE"):
-                whole_pages = min(-(-size // HUGE_PAGE) * HUGE_PAGE, len(self._reserved))
-                self._reserved.madvise(mmap.MADV_HUGEPAGE, 0, whole_pages)
+            if size >= HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
+                start = self.array.ctypes.data
+                end = -(-(start + size) // HUGE_PAGE) * HUGE_PAGE
+                self._reserved.madvise(mmap.MADV_HUGEPAGE, 0, min(end - start, len(self._reserved)))
         return self
 
 

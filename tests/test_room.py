@@ -5,12 +5,13 @@ import os
 import subprocess
 import sys
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipeline.memory_limit import resident_bytes
-from pipeline.room import HUGE_FROM, Room, more_room
+from pipeline.room import HUGE_PAGE, Room, more_room
 from pipeline.snapshot import read_array, write_array
 
 PAIR = np.dtype([("a", "i4"), ("b", "f8")], align=True)
@@ -20,11 +21,19 @@ def test_an_array_grows_where_it_is_with_zeros_behind_it():
     room = Room(np.float32, 3)
     first = room.reserve(2).array
     first[:] = 7
-    grown = room.reserve(HUGE_FROM // 12 + 1).array
+    grown = room.reserve(HUGE_PAGE // 12 + 1).array
     assert grown.ctypes.data == first.ctypes.data
     assert (grown[:2] == 7).all()
     assert not grown[2:].any()
     assert room.reserve(1).array is grown  # it never shrinks
+
+
+def test_an_array_begins_with_a_huge_page():
+    if tuple(map(int, os.uname().release.split(".")[:2])) < (6, 7):
+        pytest.skip("Linux before 6.7 begins mappings anywhere")
+    if not Path("/sys/kernel/mm/transparent_hugepage").exists():
+        pytest.skip("this kernel has no huge pages")
+    assert Room(np.float64).reserve(3).array.ctypes.data % HUGE_PAGE == 0
 
 
 def test_room_that_is_not_used_takes_no_memory():
