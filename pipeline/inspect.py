@@ -214,14 +214,16 @@ class _Timed(msgspec.Struct):
     ts: float | None = None
 
 
+_decode_timed = msgspec.json.Decoder(_Timed).decode
+
+
 def _recorded(path: Path) -> Report:
     """Count a recorded file's messages; `ts` is told where the messages are in our own words."""
     count, appended, times = 0, _Range(), _Range()
-    decode = msgspec.json.Decoder(_Timed).decode
     for record in read_messages(path):
         count += 1
         appended.add(record.appended_at)
-        times.add(_ts(record, decode))
+        times.add(_ts(record))
     return {
         "kind": "recorded file",
         "messages": count,
@@ -233,9 +235,9 @@ def _recorded(path: Path) -> Report:
     }
 
 
-def _ts(record: Record, decode: Any) -> float:
+def _ts(record: Record) -> float:
     try:
-        ts = decode(record.value).ts
+        ts = _decode_timed(record.value).ts
     except (ValueError, RecursionError):
         return math.nan
     return math.nan if ts is None else float(ts)

@@ -55,6 +55,7 @@ class _Packed(msgspec.Struct, forbid_unknown_fields=True):
     edge_other_length: bytes = b""
 
 
+_decode = msgspec.msgpack.Decoder(_Packed).decode
 _TEXTS = ("id", "keys", "edge_other")
 _BUFFERS = {
     "kind": "<u1", "ts": "<f8", "target": "<u1", "label": "<i1", "features": "<f4",
@@ -80,7 +81,6 @@ class PackedReader:
 
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
-        self._decode = msgspec.msgpack.Decoder(_Packed).decode
         self._edge_relations = [r for r, x in enumerate(schema.relations.values()) if x.kind == "edge"]
         self._largest = np.full(len(schema.own_channels), LARGEST, np.float32)
         self._largest[schema.deviating] = LARGEST_LEVEL
@@ -103,7 +103,7 @@ class PackedReader:
 
     def _read(self, records: Sequence[Record]) -> tuple[EventBatch, list[BadEvent]]:
         """Return the events of all messages; ValueError where one of them does not fit the schema, or itself."""
-        packed = [self._decode(record.value) for record in records]
+        packed = [_decode(record.value) for record in records]
         for one in packed:
             self._check_fit(one)
         message = np.repeat(np.arange(len(packed)), [len(one.kind) for one in packed])  # of each event

@@ -43,6 +43,9 @@ class Told(msgspec.Struct):
     error: str = ""
 
 
+_decode_told = msgspec.json.Decoder(Told).decode
+
+
 class SnapshotBeside:
     """One snapshot under way: `poll` until it is written or has failed, or `close`."""
 
@@ -97,7 +100,7 @@ class SnapshotBeside:
         """Reap the child, and return what it has written."""
         how = self._reap()
         try:
-            told = msgspec.json.decode(self._told, type=Told)
+            told = _decode_told(self._told)
         except msgspec.DecodeError:
             self._store.discard(self._name)
             raise SnapshotError(f"no snapshot written to {self._where}: {how}") from None

@@ -46,6 +46,11 @@ from pipeline.snapshot_files import MARKER, Files, open_files
 Given = TypeVar("Given")
 Got = TypeVar("Got")
 
+# Made at import, as all decoders of a type are: msgspec 0.22 takes the process down where two threads are the first to
+# decode one, as shards are that find their snapshots.
+_decode_format = msgspec.json.Decoder(AnyManifest).decode
+_decode_manifest = msgspec.json.Decoder(Manifest).decode
+
 
 def open_shard_store(where: str, log_url: str, config: Config, partition: int) -> "SnapshotStore":
     """Open the store of one partition of a log."""
@@ -184,11 +189,11 @@ class SnapshotStore:
         try:
             with self._reading(name), self.files.open(f"{name}/{MANIFEST}") as file:
                 data = file.read()
-            found = msgspec.json.decode(data, type=AnyManifest).format
+            found = _decode_format(data).format
             if found != FORMAT:
                 problem = f"has format {found}, this version reads {FORMAT}"
                 raise UnsoundSnapshot(f"snapshot {self._path(name)} {problem}")
-            manifest = msgspec.json.decode(data, type=Manifest)
+            manifest = _decode_manifest(data)
         except (FileNotFoundError, msgspec.MsgspecError) as error:
             raise UnsoundSnapshot(f"snapshot {self._path(name)} is damaged: {MANIFEST}: {error}") from None
         if self.shard not in (manifest.shard, None):

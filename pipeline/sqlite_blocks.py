@@ -32,6 +32,7 @@ Row = tuple[int, float, str, bytes | None, bytes]
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(tuple[list[str | None] | None, list[bytes | None] | None, list[bytes]]).decode
+_decode_headers = msgspec.msgpack.Decoder(Headers).decode
 _new = tuple.__new__
 
 
@@ -97,4 +98,4 @@ def _pack_headers(headers: Headers) -> bytes | None:
 
 @lru_cache(maxsize=256)
 def _unpacked(headers: bytes | None) -> Headers:
-    return msgspec.msgpack.decode(headers, type=Headers) if headers else ()
+    return _decode_headers(headers) if headers else ()

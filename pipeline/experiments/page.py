@@ -23,6 +23,9 @@ class Results(msgspec.Struct):
     rows: list[Row]
 
 
+_decode = msgspec.json.Decoder(Results).decode
+
+
 def gather(name: str, command: str, machine: str, lines: Sequence[Line]) -> Results:
     """Make an experiment's results from the lines of its jobs."""
     commits = sorted({line.commit for line in lines})
@@ -38,7 +41,7 @@ def write_results(results: Results, folder: Path) -> Path:
 
 
 def read_results(path: Path) -> Results:
-    return msgspec.json.decode(path.read_bytes(), type=Results)
+    return _decode(path.read_bytes())
 
 
 def provenance(results: Results) -> str:

@@ -37,6 +37,9 @@ class Line(msgspec.Struct):
     records: list[Record]
 
 
+_decode = msgspec.json.Decoder(Line).decode
+
+
 class Job(NamedTuple):
     about: dict[str, Any]
     run: Callable[[], list[Record]]
@@ -86,7 +89,7 @@ def _read(path: Path) -> Iterable[Line]:
     *whole, rest = path.read_bytes().split(b"\n")
     for number, text in enumerate(whole, start=1):
         try:
-            yield msgspec.json.decode(text, type=Line)
+            yield _decode(text)
         except msgspec.MsgspecError as error:
             raise DataError(
                 f"{path}: line {number} is no finished job: {error}; remove the file to start anew"

@@ -23,6 +23,9 @@ class Note(msgspec.Struct):
     attempt: str
 
 
+_decode_note = msgspec.json.Decoder(Note).decode
+
+
 class Committed(msgspec.Struct, frozen=True):
     position: int
     note: Note
@@ -78,7 +81,7 @@ def offset(position: int, note: Note) -> OffsetAndMetadata:
 
 def _note(metadata: str | None, group: str, topic: str) -> Note:
     try:
-        return msgspec.json.decode((metadata or "").rstrip("\0"), type=Note)  # librdkafka ends its strings as C does
+        return _decode_note((metadata or "").rstrip("\0"))  # librdkafka ends its strings as C does
     except msgspec.MsgspecError:
         raise LogError(
             f"group {group!r} has a position in {topic!r} that graphsieve did not commit (its note: {metadata!r:.80}); "

@@ -54,6 +54,9 @@ class State(Struct, frozen=True):
         fresh.replace(folder / FILE)
 
 
+_decode_state = msgspec.json.Decoder(State).decode
+
+
 def mark_of(name: str, pid: int, address: str = "") -> Mark:
     """Return the mark of a process that was just started; one that has ended already is marked as such."""
     return Mark(name, pid, _began(pid) or "ended", address)
@@ -62,7 +65,7 @@ def mark_of(name: str, pid: int, address: str = "") -> Mark:
 def read_state(folder: Path) -> State | None:
     """Return what a folder's stack says; None where there is no stack, ConfigError where there is something else."""
     try:
-        return msgspec.json.decode((folder / FILE).read_bytes(), type=State)
+        return _decode_state((folder / FILE).read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ConfigError(f"{folder} holds what no stack made: name another folder with --folder") from None
