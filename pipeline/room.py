@@ -28,9 +28,10 @@ HUGE_PAGE = 2 << 20  # bytes
 # Bytes for each array: a process has address space for two thousand of these. From 6.7 on Linux begins a mapping of
 # whole huge pages with one, or an array that grows would have none: each would be begun before it is asked for.
 RESERVED = min(-(-MEMORY // HUGE_PAGE) * HUGE_PAGE, 64 << 30)
-# An eighth more room each time, of what is never written; and the most that some micro-batches could need, though most
-# of what they name is known: to make room takes as long as fifty events.
-STEP, LEAST_STEP, MICRO_BATCHES = 8, 1024, 8
+STEP, LEAST_STEP = 8, 1024  # an eighth more room each time, of what is never written
+# For so many micro-batches at least, and for so many where that is few rows: most of what they could need they do not,
+# and to make room takes as long as fifty events.
+LEAST_BATCHES, BATCHES, FEW_ROWS = 2, 8, 16_384
 
 
 class Room:
@@ -82,4 +83,4 @@ class Room:
 
 def more_room(capacity: int, wanted: int) -> int:
     """Return the capacity that follows where a micro-batch could need `wanted` more rows."""
-    return capacity + max(MICRO_BATCHES * wanted, capacity // STEP, LEAST_STEP)
+    return capacity + max(LEAST_BATCHES * wanted, min(BATCHES * wanted, FEW_ROWS), capacity // STEP, LEAST_STEP)

@@ -97,5 +97,6 @@ def test_an_array_may_outgrow_what_was_reserved(monkeypatch):
     assert Room.of(read, 200_000, np.float64).array.sum() == 3000.0
 
 
-def test_capacities_grow_by_an_eighth_or_by_what_is_wanted():
-    assert [more_room(0, 10), more_room(80_000, 10), more_room(80_000, 50_000)] == [1024, 90_000, 480_000]
+def test_capacities_grow_by_an_eighth_or_for_some_micro_batches():
+    assert [more_room(80_000, 10), more_room(80_000, 50_000)] == [90_000, 180_000]
+    assert [more_room(0, wanted) for wanted in (1, 512, 2048, 16_384)] == [1024, 4096, 16_384, 32_768]
