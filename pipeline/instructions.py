@@ -270,7 +270,7 @@ def _power_of_two(builder: Any, x: Any) -> Any:
     terms = [constant(math.log(2.0) ** k / math.factorial(k)) for k in range(TERMS)]
     while len(terms) > 1:
         pairs = zip(terms[::2], terms[1::2], strict=True)
-        terms = [builder.fadd(lower, builder.fmul(upper, rest)) for lower, upper in pairs]
+        terms = [_added(builder, lower, upper, rest) for lower, upper in pairs]
         if len(terms) > 1 and len(terms) % 2:
             terms.append(constant(0.0))
         rest = builder.fmul(rest, rest)
@@ -464,6 +464,10 @@ def _spread(builder: Any, number: Any, many: Any) -> Any:
 
 def _add(builder: Any, total: Any, a: Any, b: Any) -> None:
     """Add a product to the sums that `total` points to."""
+    builder.store(_added(builder, builder.load(total), a, b), total)
+
+
+def _added(builder: Any, total: Any, a: Any, b: Any) -> Any:
+    """Return a sum with a product, rounded once where the processor can."""
     together = ["contract"]
-    product = builder.fmul(a, b, flags=together)
-    builder.store(builder.fadd(builder.load(total), product, flags=together), total)
+    return builder.fadd(total, builder.fmul(a, b, flags=together), flags=together)
