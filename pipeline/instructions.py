@@ -190,6 +190,42 @@ RowSum = Callable[[npt.NDArray[np.int32], Floats, int, int, Floats, int, Floats]
 row_sum_16, row_sum_32, row_sum_64 = (cast(RowSum, _row_sum(lanes)) for lanes in (LANES, 2 * LANES, 4 * LANES))
 
 
+@intrinsic
+def _dot(_context: Any, rows: Any, i: Any, weight: Any) -> Any:
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kinds, (rows, i, weight) = signature.args, args
+        row, other = _place(context, builder, kinds[0], rows, i), _place(context, builder, kinds[2], weight, WORD(0))
+        width = builder.lshr(_stride(context, builder, kinds[0], rows), WORD(2))
+        whole = builder.and_(width, WORD(-LANES))
+        parts = []
+        for first, end, lanes in ((WORD(0), whole, LANES), (whole, width, 1)):
+            many = ir.VectorType(SINGLE, lanes)
+            total = _code.alloca_once_value(builder, ir.Constant(many, [0.0] * lanes))
+            with _code.for_range_slice(builder, first, end, WORD(lanes), intp=WORD) as (c, _):
+                _add(builder, total, *(_load(builder, _beyond(builder, place, c), many) for place in (row, other)))
+            parts.append(_sum_of_lanes(builder, builder.load(total)))
+        return builder.fadd(*parts)
+
+    return _types.float32(rows, _types.intp, weight), emit
+
+
+def _sum_of_lanes(builder: Any, numbers: Any) -> Any:
+    """Add halves to one another until one number is left."""
+    lanes = numbers.type.count
+    while lanes > 1:
+        lanes //= 2
+        lower, upper = (
+            builder.shuffle_vector(numbers, numbers, ir.Constant(ir.VectorType(NUMBER, lanes), list(which)))
+            for which in (range(lanes), range(lanes, 2 * lanes))
+        )
+        numbers = builder.fadd(lower, upper)
+    return builder.extract_element(numbers, NUMBER(0))
+
+
+# dot(rows, i, weight): the sum over c of rows[i, c] * weight[c]; one sum that grows waits four cycles for each number.
+dot = cast(Callable[[Floats, int, Floats], np.float32], _dot)
+
+
 # ---- running sums ----
 
 

@@ -25,6 +25,7 @@ from pipeline.instructions import (
     LANES,
     LEVEL,
     ROWS,
+    dot,
     products_1x16,
     products_1x32,
     products_6x16,
@@ -120,7 +121,5 @@ def classify(network: Network, own: Floats, means: Floats, h2: Floats, score: Fl
     """
     forward(network.second, own, means, h2)
     for i in range(len(own)):
-        logit = np.float32(network.bias)
-        for o in range(len(network.weight)):
-            logit += h2[i, o] * network.weight[o]
+        logit = np.float32(network.bias) + dot(h2, i, network.weight)
         score[i] = 1.0 / (1.0 + math.exp(min(max(float(-logit), -80.0), 80.0)))

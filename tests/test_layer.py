@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from worlds import random_model, world
 
-from pipeline.instructions import LEVEL
+from pipeline.compiled import compiled
+from pipeline.instructions import LEVEL, dot
 from pipeline.model import Branch, Layer
 
 CHANNELS = 6
@@ -57,6 +58,19 @@ def test_a_layer_gives_what_its_formula_says_however_many_rows(layer, rows, leve
     assert together == pytest.approx(by_formula(layer, own, means), abs=1e-5)
     for i in range(rows):
         np.testing.assert_array_equal(layer.forward(own[i : i + 1], means[i : i + 1])[0], together[i])
+
+
+@compiled
+def _dot(rows, i, weight):
+    return dot(rows, i, weight)
+
+
+@given(st.integers(0, 70) | st.sampled_from([16, 160]), st.integers(0, 10_000))
+def test_a_sum_of_products_is_that_of_one_row_with_the_weights(width, seed):
+    rng = np.random.default_rng(seed)
+    rows, weight = (rng.normal(size=shape).astype(np.float32) for shape in ((3, width), width))
+    exact = rows[1].astype(np.float64) @ weight.astype(np.float64)
+    assert _dot(rows, 1, weight) == pytest.approx(exact, rel=1e-5, abs=1e-5)
 
 
 def test_what_is_no_number_does_not_become_one():
