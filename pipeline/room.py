@@ -1,7 +1,7 @@
 """Arrays that grow where they are: address space is reserved once, memory is taken page by page as it is written.
 
 Room that is not used costs nothing, and no micro-batch waits while a gigabyte is moved. An array that fills a huge page
-lies on such, where the kernel has them: a first write takes 2 us, every fifth target of a small shard would make one;
+lies on such, where the kernel has them: a first write takes 2 us, every sixth target of a small shard would make one;
 and there are fewer misses of the processor's table of pages, and little to copy when a snapshot forks.
 
 Where address space is rationed (`ulimit -v`, vm.overcommit_memory = 2) an array is copied as it grows, and so is one

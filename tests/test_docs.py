@@ -390,14 +390,14 @@ def test_one_package_alone_knows_kafka():
 def test_decoders_of_a_type_are_made_at_import():
     """With msgspec 0.22 two threads that are the first to decode a type take the process down."""
     for path in [path for package in PACKAGES for path in REPOSITORY.glob(f"{package}/**/*.py")]:
+        if path.name == "fields.py":  # each of its decoders is of a type of its own
+            continue
         for statement in ast.parse(path.read_text(encoding="utf-8")).body:
+            late = isinstance(statement, ast.FunctionDef | ast.ClassDef)
             for call in (node for node in ast.walk(statement) if isinstance(node, ast.Call)):
                 place, called = f"{path}:{call.lineno}", ast.unparse(call.func)
-                assert "type" not in {given.arg for given in call.keywords} or not called.endswith(".decode"), place
-                late = (
-                    isinstance(statement, ast.FunctionDef | ast.ClassDef) and path.name != "fields.py"
-                )  # its types are new
                 assert not (late and call.args and called in ("msgspec.json.Decoder", "msgspec.msgpack.Decoder")), place
+                assert not (called.endswith(".decode") and "type" in {given.arg for given in call.keywords}), place
 
 
 def test_nothing_imports_the_command_line():
