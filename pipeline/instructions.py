@@ -195,10 +195,8 @@ def _dot(_context: Any, rows: Any, i: Any, weight: Any) -> Any:
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         kinds, (rows, i, weight) = signature.args, args
         row, other = _place(context, builder, kinds[0], rows, i), _place(context, builder, kinds[2], weight, WORD(0))
-        width = builder.lshr(_stride(context, builder, kinds[0], rows), WORD(2))
-        whole = builder.and_(width, WORD(-LANES))
-        parts = []
-        for first, end, lanes in ((WORD(0), whole, LANES), (whole, width, 1)):
+        width, parts = builder.lshr(_stride(context, builder, kinds[0], rows), WORD(2)), []
+        for first, end, lanes in _steps(builder, width, LANES):
             many = ir.VectorType(SINGLE, lanes)
             total = _code.alloca_once_value(builder, ir.Constant(many, [0.0] * lanes))
             with _code.for_range_slice(builder, first, end, WORD(lanes), intp=WORD) as (c, _):
@@ -241,9 +239,7 @@ def _weighted(write: Callable[[Any, Any, Any, Any], None]) -> Any:
             kinds, (sums, own, weight, numbers, i) = signature.args, args
             stride = _stride(context, builder, kinds[0], sums)
             total, row = _place(context, builder, kinds[0], sums, own), _place(context, builder, kinds[3], numbers, i)
-            width = builder.lshr(stride, WORD(3))
-            whole = builder.and_(width, WORD(-CHANNELS))
-            for first, end, lanes in ((WORD(0), whole, CHANNELS), (whole, width, 1)):
+            for first, end, lanes in _steps(builder, builder.lshr(stride, WORD(3)), CHANNELS):
                 many = _spread(builder, weight, ir.VectorType(DOUBLE, lanes))
                 with _code.for_range_slice(builder, first, end, WORD(lanes), intp=WORD) as (c, _):
                     write(builder, _beyond(builder, total, c, 8), _beyond(builder, row, c), many)
@@ -460,6 +456,12 @@ def _stride(context: Any, builder: Any, kind: Any, array: Any) -> Any:
 def _beyond(builder: Any, place: Any, count: Any, size: int = 4) -> Any:
     """Return the place of the number that comes `count` numbers later, of `size` bytes each."""
     return builder.gep(place, [builder.mul(count, WORD(size))])
+
+
+def _steps(builder: Any, width: Any, lanes: int) -> tuple[tuple[Any, Any, int], ...]:
+    """Return how to go over so many numbers: from where to where `lanes` at a time, and then one by one."""
+    whole = builder.and_(width, WORD(-lanes))
+    return (WORD(0), whole, lanes), (whole, width, 1)
 
 
 def _index(builder: Any, place: Any) -> Any:

@@ -319,14 +319,18 @@ def test_the_documents_links_lead_somewhere():
 # ---- imports ----
 
 
+def sources():
+    """The files of all our modules."""
+    return [path for package in PACKAGES for path in REPOSITORY.glob(f"{package}/**/*.py")]
+
+
 @functools.cache
 def imports():
     """Which modules each of our modules imports, by dotted names; names imported from a package count as modules."""
     found = {}
-    for package in PACKAGES:
-        for path in REPOSITORY.glob(f"{package}/**/*.py"):
-            name = ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__")
-            found[name] = set(imported_by(path))
+    for path in sources():
+        name = ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__")
+        found[name] = set(imported_by(path))
     return found
 
 
@@ -389,7 +393,7 @@ def test_one_package_alone_knows_kafka():
 
 def test_decoders_of_a_type_are_made_at_import():
     """With msgspec 0.22 two threads that are the first to decode a type take the process down."""
-    for path in [path for package in PACKAGES for path in REPOSITORY.glob(f"{package}/**/*.py")]:
+    for path in sources():
         if path.name == "fields.py":  # each of its decoders is of a type of its own
             continue
         for statement in ast.parse(path.read_text(encoding="utf-8")).body:
