@@ -24,7 +24,7 @@ class _Commit(NamedTuple):
 
     underway: Underway | None
     began: float  # monotonic seconds
-    read_at: npt.NDArray[np.float64]  # likewise, of each score's message
+    reads: list[tuple[float, int]]  # likewise, of each read; how many scores are of its events
 
 
 def sizes_of(scorer: Scorer) -> Sizes:
@@ -45,7 +45,7 @@ class Tally:
     def note(self, batch: MicroBatch, scored: Scored, bad: Sequence[BadEvent], spam: npt.NDArray[np.bool_]) -> None:
         """Count a micro-batch whose scores are with the log; `spam` tells which of its B scores are.  # (B,)"""
         stats, events = self._stats, batch.events
-        pairs = np.bincount(events.kind.astype(np.int64) * len(OUTCOMES) + scored.outcome).tolist()
+        pairs = np.bincount(events.kind * np.uint8(len(OUTCOMES)) + scored.outcome).tolist()
         for pair, count in enumerate(pairs):
             if count:
                 kind, outcome = divmod(pair, len(OUTCOMES))
@@ -77,8 +77,7 @@ class Tally:
         monotonic: Callable[[], float],
     ) -> None:
         """Count the commit of a micro-batch once it is durable, which it is by now where nothing is under way."""
-        reads = np.searchsorted(batch.read_from, batch.events.position[scored.event], side="right") - 1
-        self._commits.append(_Commit(underway, began, np.array(batch.read_at)[reads]))
+        self._commits.append(_Commit(underway, began, _reads(batch, scored)))
         if underway is None:
             self._count_commit(monotonic())
 
@@ -94,4 +93,15 @@ class Tally:
         """Count the oldest commit."""
         commit = self._commits.popleft()
         self._stats.stage_seconds["commit"].observe_one(committed_at - commit.began)
-        self._stats.score_latency.observe(committed_at - commit.read_at)
+        for read_at, scores in commit.reads:
+            if scores:
+                self._stats.score_latency.observe_one(committed_at - read_at, scores)
+
+
+def _reads(batch: MicroBatch, scored: Scored) -> list[tuple[float, int]]:
+    """Return when each read was that gave the micro-batch, and how many of the scores are of its events."""
+    count = len(scored.event)
+    if len(batch.read_at) == 1:
+        return [(batch.read_at[0], count)]
+    first = np.searchsorted(batch.events.position[scored.event], batch.read_from).tolist()
+    return [(at, end - start) for at, start, end in zip(batch.read_at, first, [*first[1:], count], strict=True)]

@@ -1,7 +1,7 @@
 """Histograms that cost one micro-batch a few microseconds.
 
-    edges    (E,)    float64  upper edges of the buckets, rising
-    counts   (E+1,)  int64    values with edges[i-1] < value <= edges[i]; the last counts those above every edge
+    edges    (E,)    float64    upper edges of the buckets, rising
+    counts   E + 1 numbers      values with edges[i-1] < value <= edges[i]; the last counts those above every edge
 
 A latency's edges run from 1 µs to 1000 s and are at most 3 % apart, so a percentile is right to 1.5 % without a single
 latency being kept: 721 edges, 6 KB. Every 1, 2 and 5 of a decade is an edge *exactly*, so the coarse buckets that
@@ -47,13 +47,13 @@ class Histogram:
 
     def __init__(self, edges: NDArray[np.float64]) -> None:
         self._edges, self._edge_list = edges, edges.tolist()
-        self._counts = np.zeros(len(edges) + 1, dtype=np.int64)
+        self._counts = [0] * (len(edges) + 1)  # a number in an array takes four times as long to add to
         self._max = 0.0
         self.sum = 0.0
 
     @property
     def count(self) -> int:
-        return int(self._counts.sum())
+        return sum(self._counts)
 
     def observe(self, values: NDArray[np.float64]) -> None:
         """Count many values in one pass: ten to fifteen microseconds for 512."""
@@ -61,26 +61,29 @@ class Histogram:
             for value in values.tolist():
                 self.observe_one(value)
             return
-        buckets = self._edges.searchsorted(values)
-        self._counts += np.bincount(buckets, minlength=len(self._counts))
+        for bucket, count in enumerate(np.bincount(self._edges.searchsorted(values)).tolist()):
+            if count:
+                self._counts[bucket] += count
         self._max = max(self._max, float(values.max()))
         self.sum += float(values.sum())
 
-    def observe_one(self, value: float) -> None:
-        self._counts[bisect_left(self._edge_list, value)] += 1
-        self._max = max(self._max, value)
-        self.sum += value
+    def observe_one(self, value: float, count: int = 1) -> None:
+        """Count a value, or so many that are the same."""
+        self._counts[bisect_left(self._edge_list, value)] += count
+        if value > self._max:
+            self._max = value
+        self.sum += value * count
 
     def add(self, other: "Histogram") -> None:
         """Count all that `other`, of the same edges, has counted."""
-        self._counts += other._counts
+        self._counts = [mine + its for mine, its in zip(self._counts, other._counts, strict=True)]
         self._max = max(self._max, other._max)
         self.sum += other.sum
 
     def since(self, earlier: "Histogram") -> "Histogram":
         """Return what was counted since this histogram was as `earlier`; its largest value may be one of before."""
         later = Histogram(self._edges)
-        later._counts = self._counts - earlier._counts
+        later._counts = [now - before for now, before in zip(self._counts, earlier._counts, strict=True)]
         later._max, later.sum = self._max, self.sum - earlier.sum
         return later
 
@@ -89,7 +92,7 @@ class Histogram:
 
         It is the geometric middle of that value's bucket, and never above the largest value seen.
         """
-        cumulative = self._counts.cumsum()
+        cumulative = np.cumsum(self._counts)
         if not cumulative[-1]:
             return math.nan
         bucket = int(cumulative.searchsorted(max(1, math.ceil(p / 100 * cumulative[-1]))))
@@ -108,7 +111,7 @@ class Histogram:
         strange = wanted[self._edges[np.minimum(index, len(self._edges) - 1)] != wanted]
         if len(strange):
             raise ValueError(f"{strange[0]} is no edge of this histogram: expected edges out of {self._edges}")
-        cumulative = self._counts.cumsum()
+        cumulative = np.cumsum(self._counts)
         return [*cumulative[index].tolist(), int(cumulative[-1])]
 
 
