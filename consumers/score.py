@@ -367,9 +367,10 @@ class ScoreConsumer:
 
 def expired(schema: Schema, events: EventBatch, scored: Scored, records: Sequence[Record]) -> Iterable[BadEvent]:
     """The events that came later than their node would have lived: nothing scored them, so they are set aside."""
-    late = np.flatnonzero(scored.outcome == EXPIRED).tolist()
-    by_position = {record.position: record for record in records} if late else {}
-    for i in late:
+    if EXPIRED not in scored.outcome.tobytes():  # nearly always
+        return
+    by_position = {record.position: record for record in records}
+    for i in np.flatnonzero(scored.outcome == EXPIRED).tolist():
         position = int(events.position[i])
         record = by_position[position]
         raw = encode_packed(schema, events.part(i, i + 1)) if media_type(record.content_type) == PACKED else None

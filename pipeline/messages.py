@@ -149,10 +149,12 @@ class ScoreWriter:
 
     def write(self, events: EventBatch, scored: Scored, now: float) -> list[Message]:
         """Return the messages for the scores of `events`."""
-        place = slice(None) if len(scored.event) == len(events) else scored.event
-        where = events.ts[place], events.position[place], events.index[place]
-        ids = events.id[place]
-        columns = _Columns(ids if self._packs else ids.known(), scored.score, *where, self._players, scored.why)
+        ids, ts, position, index = events.id, events.ts, events.position, events.index
+        if len(scored.event) < len(events):
+            at = scored.event
+            ids, ts, position, index = ids[at], ts[at], position[at], index[at]
+        names = ids if self._packs else ids.known()
+        columns = _Columns(names, scored.score, ts, position, index, self._players, scored.why)
         return list(self._write(columns, now))
 
     def _single(self, columns: _Columns, now: float) -> Iterator[Message]:

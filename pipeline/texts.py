@@ -21,6 +21,7 @@ _BYTE, _START, _LENGTH = np.dtype(np.uint8), np.dtype(np.int64), np.dtype(np.int
 # Only for arrays of a `Texts`, which sees to their types.
 _lay_out, _gather, _pack = direct(texts_kernel.lay_out), direct(texts_kernel.gather), direct(texts_kernel.pack)
 are_within = direct(texts_kernel.are_within)
+SPREAD = 256  # bytes a text: where they lie further apart, what lies between them is not taken along
 CONTINUES = 0b10  # the upper bits of a byte of UTF-8 that no character begins with
 
 
@@ -118,17 +119,12 @@ class Texts:
         """Return the texts, None in place of one; of two axes, a list for each row."""
         if self.length.ndim > 1:
             return [self[row, :].tolist() for row in range(len(self))]
-        near = self.packed()
-        said, starts, lengths = near.data.tobytes(), near.start.tolist(), near.length.tolist()
-        places = zip(starts, [*starts[1:], len(said)], strict=False)  # one end too many where there is no text
+        near = self if len(self.data) <= SPREAD * len(self) else self.packed()
+        said, places = near.data.tobytes(), zip(near.start.tolist(), near.length.tolist(), strict=True)
         if said.isascii():
             text = said.decode("ascii")
-            pieces = [text[start:end] for start, end in places]
-        else:
-            pieces = [said[start:end].decode() for start, end in places]
-        if NONE in lengths:
-            return [None if length < 0 else piece for piece, length in zip(pieces, lengths, strict=True)]
-        return pieces
+            return [None if length < 0 else text[start : start + length] for start, length in places]
+        return [None if length < 0 else said[start : start + length].decode() for start, length in places]
 
     def known(self) -> list[str]:
         """Return the texts of a column in which each is one."""
