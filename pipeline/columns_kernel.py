@@ -54,6 +54,7 @@ class Meaning(NamedTuple):
     edges: int
     default_type: int
     default_target: bool
+    per_second: float  # of the unit of times; 0: they are read by others
     late: bool  # whether the log's time stands for one that is missing
     earliest: float  # seconds since the epoch
     latest: float
@@ -64,7 +65,7 @@ class Events(NamedTuple):
     """Columns of n events, as in `EventBatch`."""
 
     kind: npt.NDArray[np.uint8]
-    ts: npt.NDArray[np.float64]  # what they say on the way in
+    ts: npt.NDArray[np.float64]  # where they are read by others, so on the way in
     target: npt.NDArray[np.bool_]
     label: npt.NDArray[np.int8]
     features: npt.NDArray[np.float32]
@@ -85,15 +86,15 @@ class Edges(NamedTuple):
 
 @compiled
 def interpret(
-    packed: Data, found: npt.NDArray[np.void], texts: Column, say: Meaning, appended_at: npt.NDArray[np.float64],
-    room: npt.NDArray[np.void], out: Events,
+    packed: Data, found: npt.NDArray[np.void], texts: Column, text_bytes: int, say: Meaning,
+    appended_at: npt.NDArray[np.float64], room: npt.NDArray[np.void], out: Events,
 ) -> tuple[bool, int, int]:  # fmt: skip
     """Write what the events say; return whether one is doubtful, how many edges they name, and the bytes of the keys.
 
-    packed, found, texts  as `fields_kernel` gives them
+    packed, found, texts, text_bytes  as `fields_kernel` gives them
     room                  (1,) FOUND
     """
-    doubts, edges, used = False, 0, join(texts, say.parts, out.keys)
+    doubts, edges, used = False, 0, join(texts, text_bytes, say.parts, out.keys)
     for i in range(len(found)):
         doubtful = False
         kind = _code(say, OF_TYPES, texts, say.type, i)
@@ -104,7 +105,7 @@ def interpret(
         out.features[i, :] = 0.0
         is_node = kind == NODE
         is_edge = kind == EDGE or (kind == RETRACT and texts.length[say.id, i] < 0)
-        doubtful |= _read_time(found[i, say.ts].kind == MISSING, say, appended_at[i], kind, out, i)
+        doubtful |= _read_time(found[i, say.ts], say, appended_at[i], kind, out, i)
         doubtful |= not _read_name(texts, say.src if is_edge else say.id, out, i)
         target = found[i, say.target].kind
         wanted = target == TRUE or (target == MISSING and say.default_target)
@@ -141,12 +142,14 @@ def _code_of(say: Meaning, space: int, data: Data, start: int, length: int) -> i
 
 
 @inlined
-def _read_time(missing: bool, say: Meaning, appended_at: float, kind: int, out: Events, i: int) -> bool:
+def _read_time(one: Any, say: Meaning, appended_at: float, kind: int, out: Events, i: int) -> bool:
     """Write an event's time; return whether it is missing or not to be believed. Only a retract needs none."""
     if kind == RETRACT:
         out.ts[i] = np.nan
         return False
-    if missing and say.late:
+    if say.per_second > 0.0:
+        out.ts[i] = one.number / say.per_second
+    if one.kind == MISSING and say.late:
         out.ts[i] = appended_at
     latest = appended_at + say.max_ahead
     if not latest < say.latest:  # or the log knows no time

@@ -69,14 +69,13 @@ class EventBatch:
 
     def __post_init__(self) -> None:
         """TypeError where a column is not of the type that is promised: compiled code would read it as if it were."""
-        for name, dtype in _TYPES:
-            column = getattr(self, name)
-            if not is_plain(column, dtype):
-                raise TypeError(f"{name} is a column of {column.dtype}, expected {dtype} without gaps")
         columns = Batch(
             self.kind, self.ts, self.target, self.label, self.features, self.edge_event, self.edge_relation,
             self.id.column, self.keys.column, self.edge_other.column,
         )  # fmt: skip
+        if not all(map(is_plain, (*columns[:7], self.position, self.index), _TYPES.values())):
+            name, dtype = next(one for one in _TYPES.items() if not is_plain(getattr(self, one[0]), one[1]))
+            raise TypeError(f"{name} is a column of {getattr(self, name).dtype}, expected {dtype} without gaps")
         object.__setattr__(self, "columns", columns)  # once and for all: the columns are not exchanged afterwards
 
     def __len__(self) -> int:
@@ -153,13 +152,13 @@ def plain_nodes(schema: Schema, n: int) -> EventBatch:
     )
 
 
-_TYPES = [
-    (name, np.dtype(kind))
+_TYPES = {  # those of `columns` come first, in its order
+    name: np.dtype(kind)
     for name, kind in {
         "kind": "u1", "ts": "f8", "target": "?", "label": "i1", "features": "f4", "edge_event": "i4",
         "edge_relation": "i4", "position": "i8", "index": "i4",
     }.items()
-]  # fmt: skip
+}  # fmt: skip
 _EVENT_COLUMNS = ("kind", "id", "ts", "target", "label", "features", "position", "index")
 _EDGE_COLUMNS = ("edge_event", "edge_relation", "edge_other")
 

@@ -10,19 +10,18 @@ in a message is skipped unread. A field that is null, or whose object is missing
 import math
 import struct
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from operator import attrgetter
 from typing import Any
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.compiled import direct
-from pipeline.fields_kernel import FOUND, LARGE, MOST_DIGITS, REAL, UNSIGNED, Places, scan, write_texts
+from pipeline.fields_kernel import FOUND, LARGE, MOST_DIGITS, REAL, UNSIGNED, Places, read_fields
 from pipeline.schema import Schema
 from pipeline.sections import LARGEST, Scalar, text_of
 from pipeline.texts import NONE, Texts
+from pipeline.texts_kernel import Column
 
 PIECE = 64  # messages: between two pieces a thread that scores may go on
 _Name = str | int | float | None
@@ -36,7 +35,7 @@ _TYPES: dict[str, Any] = {  # what msgspec is to demand where the schema reads a
     "edges": list[tuple[str, str | int | float]] | None,
 }
 _TEXTUAL = ("text", "name", "scalar")  # forms of what is compared by its text
-_scan, _write_texts = direct(scan), direct(write_texts)
+_read_fields = direct(read_fields)
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -101,9 +100,16 @@ class Fields:
 
     def __init__(self, form: Form, messages: Sequence[Any], pieces: Sequence[bytes]) -> None:
         self._form, self._messages = form, messages
+        n, chosen = len(messages), form.textual
         self.packed = np.frombuffer(b"".join(pieces), np.uint8)
-        self.found = np.empty((len(messages), len(form.places.depth)), FOUND)  # at each place
-        _scan(self.packed, form.places, PIECE, np.empty(form.depth + 2, np.int64), self.found)
+        self.found = np.empty((n, len(form.places.depth)), FOUND)  # at each place
+        room = np.empty(len(self.packed) + MOST_DIGITS * len(chosen) * n, np.uint8)
+        # Of all places where something may be compared by its text, in the order of `Form.text`.  # (places, n)
+        self.texts = Column(room, np.empty((len(chosen), n), np.int64), np.empty((len(chosen), n), np.int32))
+        left = np.empty(form.depth + 2, np.int64)
+        self.text_bytes, others = _read_fields(self.packed, form.places, PIECE, left, chosen, self.found, self.texts)
+        if others:
+            self._write_others()
 
     def __len__(self) -> int:
         return len(self._messages)
@@ -112,30 +118,17 @@ class Fields:
         """Return what message i says, as msgspec has read it."""
         return self._form.get[path](self._messages[i])
 
-    def number(self, path: str) -> npt.NDArray[np.float64]:
-        """The numbers there, nan where there is none.  # (n,)"""
-        number: npt.NDArray[np.float64] = self.found["number"][:, self._form.place[path]]
-        return number
-
-    @cached_property
-    def texts(self) -> Texts:
-        """Of all places where something may be compared by its text, in the order of `Form.text`.  # (places, n)"""
-        chosen, n = self._form.textual, len(self)
-        room = np.empty(len(self.packed) + MOST_DIGITS * len(chosen) * n, np.uint8)
-        texts = Texts(room, np.empty((len(chosen), n), np.int64), np.empty((len(chosen), n), np.int32))
-        used, others = _write_texts(self.packed, self.found, chosen, texts.column)
-        texts = Texts(room[:used], texts.start, texts.length)
-        return self._with_others(texts) if others else texts
-
-    def _with_others(self, texts: Texts) -> Texts:
-        """Return the texts together with those of numbers that compiled code does not write."""
+    def _write_others(self) -> None:
+        """Add the texts of numbers that compiled code does not write."""
+        texts, used = self.texts, self.text_bytes
         kinds = self.found["kind"].T[self._form.textual]
         rows, at = ((texts.length == NONE) & np.isin(kinds, (REAL, UNSIGNED, LARGE))).nonzero()
         paths = list(self._form.text)
         said = [text_of(self.value(paths[row], i)) for row, i in zip(rows.tolist(), at.tolist(), strict=True)]
         others = Texts.of(said)
-        texts.start[rows, at], texts.length[rows, at] = others.start + len(texts.data), others.length
-        return Texts(np.concatenate([texts.data, others.data]), texts.start, texts.length)
+        texts.start[rows, at], texts.length[rows, at] = others.start + used, others.length
+        self.texts = texts._replace(data=np.concatenate([texts.data[:used], others.data]))
+        self.text_bytes = len(self.texts.data)
 
 
 def _tree(forms: dict[str, str]) -> dict[str, Any]:

@@ -34,13 +34,35 @@ class Places(NamedTuple):
 
 
 @compiled
-def scan(packed: Data, places: Places, piece: int, left: npt.NDArray[np.int64], found: npt.NDArray[np.void]) -> None:
-    """Write what stands at each place in each message.
+def read_fields(
+    packed: Data, places: Places, piece: int, left: npt.NDArray[np.int64], chosen: npt.NDArray[np.int64],
+    found: npt.NDArray[np.void], texts: Column,
+) -> tuple[int, bool]:  # fmt: skip
+    """Write what stands at each place in each message, and the texts at some places, one behind the other.
+
+    Return the bytes of the texts, and whether a value stands for another writer: a text is what `sections.text_of`
+    makes of it; of a number that is no whole one or a large one it takes more.
 
     packed  lists of `piece` messages, the last may be shorter; a message is a map that leaves out what is missing
     left    (the largest depth + 2,) room
+    chosen  (f,) places
     found   (n, P) FOUND
+    texts   (f, n); room for all of `packed`, and for MOST_DIGITS for each
     """
+    _scan(packed, places, piece, left, found)
+    at, others = 0, False
+    for f in range(len(chosen)):
+        for i in range(len(found)):
+            one = found[i, chosen[f]]
+            end = write_text(packed, one, texts.data, at)
+            texts.start[f, i], texts.length[f, i] = at, end - at if end >= 0 else -1
+            others |= end < 0 and one.kind in (REAL, UNSIGNED, LARGE)
+            at = max(at, end)
+    return at, others
+
+
+@inlined
+def _scan(packed: Data, places: Places, piece: int, left: npt.NDArray[np.int64], found: npt.NDArray[np.void]) -> None:
     at = 0
     for i in range(len(found)):
         if i % piece == 0:
@@ -152,28 +174,6 @@ def _big(packed: Data, at: int, size: int) -> int:
     for k in range(size):
         value = (value << 8) | np.int64(packed[at + k])
     return value  # type: ignore[no-any-return]
-
-
-@compiled
-def write_texts(
-    packed: Data, found: npt.NDArray[np.void], chosen: npt.NDArray[np.int64], out: Column
-) -> tuple[int, bool]:
-    """Write the texts at places, one behind the other; return their bytes, and whether one stands for another writer.
-
-    A text is what `sections.text_of` makes of a value; of a number that is no whole one or a large one it takes more.
-
-    chosen  (f,) places
-    out     (f, n); room for all of `packed`, and for MOST_DIGITS for each
-    """
-    at, others = 0, False
-    for f in range(len(chosen)):
-        for i in range(len(found)):
-            one = found[i, chosen[f]]
-            end = write_text(packed, one, out.data, at)
-            out.start[f, i], out.length[f, i] = at, end - at if end >= 0 else -1
-            others |= end < 0 and one.kind in (REAL, UNSIGNED, LARGE)
-            at = max(at, end)
-    return at, others
 
 
 @inlined

@@ -80,12 +80,12 @@ class JsonReader:
     def _batch(self, fields: Fields, records: Records, wrong: Wrong) -> EventBatch:
         n, texts = len(fields), fields.texts
         appended_at = np.array(records.columns.appended_at, np.float64)
-        out = self._room(n, len(texts.data), self._times(fields))
+        out = self._room(n, fields.text_bytes, self._times(fields))
         doubts, edges, used = _interpret(
-            fields.packed, fields.found, texts.column, self._meaning, appended_at, np.empty(1, FOUND), out
+            fields.packed, fields.found, texts, fields.text_bytes, self._meaning, appended_at, np.empty(1, FOUND), out
         )
         keys = Texts(out.keys.data[:used], out.keys.start, out.keys.length)
-        ids = Texts(texts.data, out.id_start, out.id_length)
+        ids = Texts(keys.data, out.id_start, out.id_length)  # which has the fields' texts too
         doubtful = np.flatnonzero(out.doubtful).tolist() if doubts else []
         if doubtful:
             self._check_types(fields, doubtful, wrong)
@@ -114,12 +114,11 @@ class JsonReader:
         )  # fmt: skip
 
     def _times(self, fields: Fields) -> npt.NDArray[np.float64]:
-        """Return the times as messages have them, in seconds; nan where there is none."""
-        if self._schema.time.unit == "iso8601":
-            said = (fields.value(self._path["ts"], i) for i in range(len(fields)))
-            return np.array([timestamp(value) if type(value) is str else np.nan for value in said], np.float64)
-        ts = fields.number(self._path["ts"])
-        return ts / 1000.0 if self._schema.time.unit == "milliseconds" else ts.copy()
+        """Return room for the times, and where compiled code does not read them, what messages say, in seconds."""
+        if self._meaning.per_second:
+            return np.empty(len(fields), np.float64)
+        said = (fields.value(self._path["ts"], i) for i in range(len(fields)))
+        return np.array([timestamp(value) if type(value) is str else np.nan for value in said], np.float64)
 
     def _check_types(self, fields: Fields, doubtful: list[int], wrong: Wrong) -> None:
         for i in doubtful:
@@ -157,11 +156,11 @@ class JsonReader:
 
     def _edge_columns(self, fields: Fields, said: Events, count: int, wrong: Wrong) -> EdgeColumns:
         """Edges of the edge, retract and node events; an edge retract is the one whose `id` is missing."""
-        text_bytes = len(fields.packed) + len(fields.texts.data) + MOST_DIGITS * count
+        text_bytes = len(fields.packed) + fields.text_bytes + MOST_DIGITS * count
         other = Column(np.empty(text_bytes, np.uint8), np.empty(count, np.int64), np.empty(count, np.int32))
         out = Edges(np.empty(count, np.int32), np.empty(count, np.int32), other)
         room = np.empty(1, FOUND)
-        used = _read_edges(fields.packed, fields.found, fields.texts.column, self._meaning, said, room, out)
+        used = _read_edges(fields.packed, fields.found, fields.texts, self._meaning, said, room, out)
         if used < 0:
             return self._doubtful_edges(fields, said, wrong)
         return out.event, out.relation, Texts(other.data[:used], other.start, other.length)

@@ -49,6 +49,7 @@ def meaning_of(schema: Schema, form: Form) -> Meaning:
         ts=form.place[schema.path("ts")], target=form.place[schema.path("target")],
         edges=form.place[schema.path("edges")],
         default_type=EVENT_TYPES.index(schema.events.default_type), default_target=schema.nodes.target,
+        per_second={"seconds": 1.0, "milliseconds": 1000.0}.get(schema.time.unit, 0.0),
         late=schema.time.missing == "log", earliest=earliest, latest=latest, max_ahead=max_ahead,
     )  # fmt: skip
 

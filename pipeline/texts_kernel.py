@@ -85,16 +85,16 @@ def are_within(length: Lengths, least: int, most: int) -> bool:
 
 
 @compiled
-def join(fields: Column, parts: Parts, keys: Column) -> int:
+def join(fields: Column, size: int, parts: Parts, keys: Column) -> int:
     """Write the key of each node for each relation; return how many bytes of `keys.data` are used.
 
     A key of one part lies where the field's text does; those that are joined follow behind the fields' texts.
 
-    fields  (f, n)
+    fields  (f, n), `size` bytes
     keys    (relations, n); room for the fields' bytes, and for each part that is joined twice as many and one a node
     """
-    at, out = len(fields.data), keys.data
-    for k in range(at):
+    at, out = size, keys.data
+    for k in range(size):
         out[k] = fields.data[k]
     for r in range(len(parts.first) - 1):
         first, last = parts.first[r], parts.first[r + 1]

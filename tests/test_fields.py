@@ -16,6 +16,7 @@ from pipeline.fields import PIECE, Form
 from pipeline.fields_kernel import FALSE, INTEGER, LARGE, MISSING, REAL, TEXT, TRUE, UNSIGNED
 from pipeline.schema import parse_schema
 from pipeline.sections import EVENT_TYPES, LARGEST, LARGEST_LEVEL, text_of
+from pipeline.texts import Texts
 
 NESTED = {
     "name": "nested",
@@ -70,11 +71,11 @@ def test_what_stands_at_each_place_is_what_the_message_says(said, times):
     assert len(fields) == len(said)
     for path in PATHS:
         values = [one.get(path) for one in said]
-        texts = fields.texts[FORM.text[path], :].tolist()
+        texts = Texts(*fields.texts)[FORM.text[path], :].tolist()
         assert texts == [None if value is None else text_of(value) for value in values]
         noted = fields.found["kind"][:, FORM.place[path]].tolist()
         assert all(kind in kinds_of(value) for kind, value in zip(noted, values, strict=True))
-        for number, value in zip(fields.number(path).tolist(), values, strict=True):
+        for number, value in zip(fields.found["number"][:, FORM.place[path]].tolist(), values, strict=True):
             if isinstance(value, int | float) and not isinstance(value, bool):
                 assert number == value or math.isclose(number, value, rel_tol=1e-15)
             else:
@@ -85,9 +86,9 @@ def test_what_stands_at_each_place_is_what_the_message_says(said, times):
 def test_numbers_that_msgpack_does_not_have_are_read_all_the_same():
     large = [2**64, -(2**63) - 1, 10**25, 10**400]
     fields = FORM.fields([b'{"d":%d,"who":{"a":"x"}}' % value for value in large])
-    assert fields.texts[FORM.text["d"], :].tolist() == [str(value) for value in large]
-    assert fields.texts[FORM.text["who.a"], :].tolist() == ["x"] * 4
-    *near, beyond = fields.number("d").tolist()
+    assert Texts(*fields.texts)[FORM.text["d"], :].tolist() == [str(value) for value in large]
+    assert Texts(*fields.texts)[FORM.text["who.a"], :].tolist() == ["x"] * 4
+    *near, beyond = fields.found["number"][:, FORM.place["d"]].tolist()
     assert near == [float(value) for value in large[:3]]
     assert math.isnan(beyond)  # no number beyond LARGEST is believed
 
