@@ -12,7 +12,7 @@ import contextlib
 import re
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pipeline.errors import LogError
@@ -59,9 +59,11 @@ class SqliteLog(Log):
         self._busy_seconds = busy_seconds
         self._tables: set[str] = set()  # topics whose table is known to exist
         self._checkpoints = Checkpoints(lambda: self._connect(create=False))
+        self._one_line_errors = _OneLineErrors(self._path)
         self._check_path(create)
-        with self._one_line_errors():
+        with self._one_line_errors:
             self._db = self._connect(create)
+            self._transaction = _Transaction(self._db, self._execute)
             try:
                 self._prepare()
             except BaseException:
@@ -70,7 +72,7 @@ class SqliteLog(Log):
 
     def append(self, topic: str, messages: Sequence[Message]) -> int:
         blocks = blocks_of(messages)
-        with self._transaction():
+        with self._one_line_errors, self._transaction:
             return self._insert(topic, blocks)
 
     def read_batch(self, topic: str, position: int, max_records: int, timeout_seconds: float) -> Read:
@@ -85,12 +87,12 @@ class SqliteLog(Log):
         return self._read_now(topic, position, max_records)
 
     def _read_now(self, topic: str, position: int, max_records: int) -> Read:
-        with self._one_line_errors():
+        with self._one_line_errors:
             if not self._exists(topic):
                 return Read([], position, position)
-            records = self._read(topic, position, max_records)
+            records, left = self._read(topic, position, max_records)
             next_position = records[-1].position + 1 if records else position
-            return Read(records, next_position, max(next_position, self._end(topic)))
+            return Read(records, next_position, max(next_position, self._end(topic)) if left else next_position)
 
     def wait(self, positions: Mapping[str, int], timeout_seconds: float) -> None:
         deadline = time.monotonic() + timeout_seconds
@@ -103,28 +105,26 @@ class SqliteLog(Log):
 
     def commit(self, group: str, moves: Mapping[str, Move], outputs: Mapping[str, Sequence[Message]]) -> None:
         blocks = {topic: blocks_of(messages) for topic, messages in outputs.items()}
-        with self._transaction():
-            check_moves(group, moves, {topic: self._position(group, topic) for topic in moves})
+        with self._one_line_errors, self._transaction:
+            for topic, move in moves.items():
+                self._move(group, topic, move)
             for topic, of_topic in blocks.items():
                 self._insert(topic, of_topic)
-            for topic, move in moves.items():
-                self._execute("INSERT OR REPLACE INTO positions VALUES (?, ?, ?)", (group, topic, move.position))
-                self._checkpoints.wrote(ROW_BYTES)
 
     def committed(self, group: str, topic: str) -> Progress:
-        with self._one_line_errors():
+        with self._one_line_errors:
             return Progress(0, self._position(group, topic))
 
     def flush(self) -> None:
         """Nothing: what was committed is written."""
 
     def end(self, topic: str) -> int:
-        with self._one_line_errors():
+        with self._one_line_errors:
             return self._end(topic) if self._exists(topic) else 0
 
     def topics(self) -> list[str]:
         """Return the names of the topics that hold messages, sorted."""
-        with self._one_line_errors():
+        with self._one_line_errors:
             tables = self._execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name GLOB 'topic_*'")
             return sorted(name.removeprefix("topic_") for (name,) in tables)
 
@@ -163,7 +163,7 @@ class SqliteLog(Log):
         return application_id, user_version
 
     def _found(self) -> None:
-        with self._transaction():
+        with self._one_line_errors, self._transaction:
             application_id, format_found = self._header()  # asked again: another process may just have founded the log
             (table_count,) = self._execute("SELECT count(*) FROM sqlite_master").fetchone()
             if table_count == 0:
@@ -180,28 +180,6 @@ class SqliteLog(Log):
                     f"{self._path} is a log of format {format_found}, this graphsieve's is {FORMAT}: "
                     "use the graphsieve that wrote it, or replay the events to a new log"
                 )
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with self._one_line_errors():
-            try:
-                self._execute("BEGIN IMMEDIATE")
-                yield
-                self._execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:  # not if it never began, or a full disk has ended it already
-                    self._execute("ROLLBACK")
-                raise
-
-    @contextlib.contextmanager
-    def _one_line_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.DatabaseError as error:
-            if (code := _code(error)) == sqlite3.SQLITE_OK:
-                raise  # a misuse of the module, not a failure of the file
-            what, fix = ERRORS.get(code, (str(error), "see https://www.sqlite.org/rescode.html"))
-            raise LogError(f"log {self._path}: {what} ({error.sqlite_errorname}); {fix}") from error
 
     def _execute(self, statement: str, parameters: tuple[object, ...] = ()) -> sqlite3.Cursor:
         """Run a statement, waiting up to `busy_seconds` for whoever has the file locked.
@@ -235,17 +213,29 @@ class SqliteLog(Log):
         if not self._exists(topic):
             self._execute(f'CREATE TABLE "topic_{topic}" ({COLUMNS})')
         end = self._end(topic)
-        rows = list(rows_of(blocks, end, self._clock()))
-        self._db.executemany(f'INSERT INTO "topic_{topic}" VALUES (?, ?, ?, ?, ?)', rows)
-        self._checkpoints.wrote(sum(len(row[-1]) + ROW_BYTES for row in rows))
-        return rows[-1][0] + 1 if rows else end
+        now, statement = self._clock(), f'INSERT INTO "topic_{topic}" VALUES (?, ?, ?, ?, ?)'
+        for row in rows_of(blocks, end, now):
+            self._db.execute(statement, row)
+            self._checkpoints.wrote(len(row[-1]) + ROW_BYTES)
+            end = row[0] + 1
+        return end
 
-    def _read(self, topic: str, position: int, max_records: int) -> list[Record]:
+    def _move(self, group: str, topic: str, move: Move) -> None:
+        changed = "UPDATE positions SET position = ? WHERE consumer_group = ? AND topic = ? AND position = ?"
+        if not self._execute(changed, (move.position, group, topic, move.start)).rowcount:  # its first, or a wrong one
+            check_moves(group, {topic: move}, {topic: self._position(group, topic)})
+            self._execute("INSERT INTO positions VALUES (?, ?, ?)", (group, topic, move.position))
+        self._checkpoints.wrote(ROW_BYTES)
+
+    def _read(self, topic: str, position: int, max_records: int) -> tuple[list[Record], bool]:
+        """Return records from `position` on, and whether there may be more."""
         rows = self._execute(f'SELECT * FROM "topic_{topic}" WHERE last >= ? ORDER BY last', (position,))
         records: list[Record] = []
         bytes_left = MAX_READ_BYTES
         try:
-            while len(records) < max_records and bytes_left > 0 and (row := rows.fetchone()):
+            while len(records) < max_records and bytes_left > 0:
+                if (row := rows.fetchone()) is None:
+                    return records, False
                 records += records_of(row, position, max_records - len(records))
                 bytes_left -= len(row[-1])
         except ValueError as error:
@@ -253,7 +243,7 @@ class SqliteLog(Log):
             raise LogError(f"log {self._path}: {what} (the block up to {row[0]}: {error}); {fix}") from error
         finally:
             rows.close()  # an open cursor would keep the write-ahead log from being emptied
-        return records
+        return records, True
 
     def _end(self, topic: str) -> int:
         (last,) = self._execute(f'SELECT max(last) FROM "topic_{topic}"').fetchone()
@@ -263,6 +253,49 @@ class SqliteLog(Log):
         query = "SELECT position FROM positions WHERE consumer_group = ? AND topic = ?"
         row = self._execute(query, (group, topic)).fetchone()
         return 0 if row is None else int(row[0])
+
+
+class _OneLineErrors:
+    """Says what is wrong with the file, and what to do about it.
+
+    Not a generator, and so is what follows: for them each micro-batch would pay a microsecond, four times.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if not isinstance(error, sqlite3.DatabaseError) or (code := _code(error)) == sqlite3.SQLITE_OK:
+            return  # the latter is a misuse of the module, not a failure of the file
+        what, fix = ERRORS.get(code, (str(error), "see https://www.sqlite.org/rescode.html"))
+        raise LogError(f"log {self._path}: {what} ({error.sqlite_errorname}); {fix}") from error
+
+
+class _Transaction:
+    """All of a block's statements, or none."""
+
+    def __init__(self, db: sqlite3.Connection, execute: Callable[[str], object]) -> None:
+        self._db, self._execute = db, execute
+
+    def __enter__(self) -> None:
+        self._execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is not None:
+            self._roll_back()
+            return
+        try:
+            self._execute("COMMIT")
+        except BaseException:
+            self._roll_back()
+            raise
+
+    def _roll_back(self) -> None:
+        if self._db.in_transaction:  # not if a full disk has ended it already
+            self._execute("ROLLBACK")
 
 
 def _code(error: sqlite3.Error) -> int:
