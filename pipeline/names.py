@@ -2,13 +2,13 @@
 
     slots     (S,) SLOT     open addressing, linear probing, at most three quarters full; S is a power of two
     entries   (N,) ENTRY    by index: where its text lies; length -1 where the index has no name
-    text      (T,) uint8    the names' UTF-8 in the order they came; holes are closed once they are the most of it
+    text      (T,) uint8    the names' UTF-8; a name that goes leaves a hole for the next one that is as long
 
 A *space* keeps equal texts apart: each relation's group keys have their own. An index is the caller's choosing, and
 nothing but the place in `slots` depends on the hash, which is keyed: whoever sends ids cannot choose them to collide.
 
 A name costs its text, an entry and one to two slots with room between: 12 + 10 to 21 bytes and its text, which may
-have as much again of holes.
+have as much again of holes, where names that come are of other lengths than those that go.
 """
 
 import secrets
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.names_kernel import ENTRY, META, SLOT, Table, fill_slots, is_full, look_up, move_slots
+from pipeline.names_kernel import ENTRY, LONGEST_HOLE, META, SLOT, Table, fill_slots, is_full, look_up, move_slots
 from pipeline.room import Room, more_room
 from pipeline.texts import Texts
 from pipeline.texts_kernel import gather
@@ -35,7 +35,7 @@ class Names:
         meta = np.zeros(1, META)
         meta["key"] = secrets.randbits(64) if key is None else key
         self._entries, self._text = Room(ENTRY), Room(np.uint8)
-        self.table = Table(_free_slots(0), self._entries.array, self._text.array, meta)
+        self.table = Table(_free_slots(0), self._entries.array, self._text.array, _no_holes(), meta)
 
     def __len__(self) -> int:
         return int(self.table.meta["count"][0])
@@ -59,7 +59,7 @@ class Names:
     def _make_room_for_text(self, more: int) -> None:
         """Make room for so many bytes more of text, by closing holes where they are most of it.
 
-        That reads all names, 3 ms for a hundred thousand: at each growth it was what the latest events waited for.
+        That reads all names, 3 ms for a hundred thousand, and the latest events wait for it: so it is the last resort.
         """
         table = self.table
         used, lost = int(table.meta["used"][0]), int(table.meta["lost"][0])
@@ -72,6 +72,7 @@ class Names:
         gather(table.text, start, length, text.array)
         table.entries["start"][known] = np.cumsum(length, dtype=np.int64) - length
         table.meta["used"], table.meta["lost"] = used - lost, 0
+        table.holes[:] = -1
         self._text = text
 
     def index_of(self, name: str, space: int = 0) -> int:
@@ -109,7 +110,7 @@ class Names:
 
     @staticmethod
     def restore(arrays: dict[str, npt.NDArray[np.generic]], prefix: str, indices: int) -> "Names":
-        """Take up the names that `export` gave, with room for so many indices."""
+        """Take up the names that `export` gave, with room for so many indices. Where its holes are nobody knows."""
         names = Names()
         known, said = arrays[f"{prefix}.entries"], arrays[f"{prefix}.text"]
         names._entries, names._text = Room.of(known, indices, ENTRY), Room.of(said, len(said), np.uint8)
@@ -119,7 +120,7 @@ class Names:
         meta = names.table.meta
         meta["count"], meta["used"] = np.count_nonzero(length >= 0), len(text)
         meta["lost"] = len(text) - int(np.maximum(length, 0).sum())
-        names.table = Table(_free_slots(len(names)), entries, text, meta)
+        names.table = Table(_free_slots(len(names)), entries, text, _no_holes(), meta)
         fill_slots(names.table)
         return names
 
@@ -129,6 +130,10 @@ def _free_slots(names: int) -> npt.NDArray[np.void]:
     count = FEWEST_SLOTS
     while is_full(names, count):
         count *= 2
-    slots = np.zeros(count, SLOT)
+    slots = Room(SLOT).reserve(count).array
     slots["index"] = -1
     return slots
+
+
+def _no_holes() -> npt.NDArray[np.int64]:
+    return np.full(LONGEST_HOLE + 1, -1)

@@ -15,6 +15,8 @@ ENTRY = np.dtype([("start", "i8"), ("length", "i2"), ("space", "i2")])  # a name
 META = np.dtype([("count", "i8"), ("used", "i8"), ("lost", "i8"), ("key", "u8")])  # bytes of text used, in holes
 
 WORD = 8  # bytes that are looked at together
+LINK, LAST = 4, 0xFFFFFFFF  # bytes in a hole that tell where the next one is; none is
+LONGEST_HOLE = 255  # bytes: longer ones are few, and wait until all holes are closed
 
 Numbers = npt.NDArray[Any]
 
@@ -23,6 +25,7 @@ class Table(NamedTuple):
     slots: npt.NDArray[np.void]
     entries: npt.NDArray[np.void]
     text: Data
+    holes: npt.NDArray[np.int64]  # (LONGEST_HOLE + 1,) by length, where the latest hole is; -1: there is none
     meta: npt.NDArray[np.void]  # (1,)
 
 
@@ -110,10 +113,13 @@ def _is(table: Table, index: int, data: Data, start: int, length: int, space: in
 def put(table: Table, slot: int, index: int, data: Data, start: int, length: int, space: int, tag: int) -> None:
     """Give a new name an index; there must be room for its text."""
     meta, entry = table.meta[0], table.entries[index]
-    entry.start, entry.length, entry.space = meta.used, length, space
+    at = _filled_hole(table, length)
+    if at < 0:
+        at = meta.used
+        meta.used += length
+    entry.start, entry.length, entry.space = at, length, space
     for k in range(length):
-        table.text[meta.used + k] = data[start + k]
-    meta.used += length
+        table.text[at + k] = data[start + k]
     meta.count += 1
     table.slots[slot].tag, table.slots[slot].index = tag, index
 
@@ -127,7 +133,7 @@ def release(table: Table, index: int) -> None:
     gap = hash_of(table.text, entry.start, entry.length, entry.space, table.meta[0].key) & mask
     while table.slots[gap].index != index:
         gap = (gap + 1) & mask
-    table.meta[0].lost += entry.length
+    _leave_hole(table, entry.start, entry.length)
     table.meta[0].count -= 1
     entry.length = -1
     # Whoever stands behind and may stand in the gap moves there, or a search would end before it (Knuth, 6.4, R).
@@ -138,6 +144,32 @@ def release(table: Table, index: int) -> None:
             gap = at
         at = (at + 1) & mask
     table.slots[gap].index = -1
+
+
+# ---- holes: what a name leaves is for the next one that is as long ----
+
+
+@inlined
+def _leave_hole(table: Table, at: int, length: int) -> None:
+    table.meta[0].lost += length
+    if LINK <= length <= LONGEST_HOLE and at < LAST:
+        before = table.holes[length]
+        for k in range(LINK):
+            table.text[at + k] = ((before if before >= 0 else LAST) >> (8 * k)) & 0xFF
+        table.holes[length] = at
+
+
+@inlined
+def _filled_hole(table: Table, length: int) -> int:
+    """Return where a hole of that length was, -1 where there is none."""
+    if not LINK <= length <= LONGEST_HOLE or table.holes[length] < 0:
+        return -1
+    at, before = table.holes[length], np.int64(0)
+    for k in range(LINK):
+        before |= np.int64(table.text[at + k]) << (8 * k)
+    table.holes[length] = before if before != LAST else -1
+    table.meta[0].lost -= length
+    return int(at)
 
 
 @compiled

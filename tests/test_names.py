@@ -136,6 +136,24 @@ def test_no_text_is_stored_for_ever():
     assert (len(names), len(names.table.text) < 5000) == (0, True)
 
 
+def test_a_name_lies_where_one_as_long_has_gone_so_nobody_waits_for_holes_to_be_closed():
+    names, lengths = Names(), [4, 5, 20, 255]
+
+    def come_all(letter: str) -> None:
+        for index in range(ROOM):
+            give(names, f"{index:03}".ljust(lengths[index % len(lengths)], letter), index)
+
+    come_all("a")
+    first = int(names.table.meta["used"][0])
+    assert first == sum(lengths) * ROOM // len(lengths)
+    for letter in "bcd":
+        for index in range(ROOM):
+            forget(names.table, index)
+        come_all(letter)
+    assert (int(names.table.meta["used"][0]), int(names.table.meta["lost"][0])) == (first, 0)
+    assert names.names_of([0, 199]) == ["000d", "199".ljust(255, "d")]
+
+
 @given(text=TEXTS, other=TEXTS, keys=st.tuples(KEYS, KEYS))
 def test_the_hash_takes_in_every_byte_the_space_and_the_key(text, other, keys):
     one, two = Texts.of([text]), Texts.of([other])
