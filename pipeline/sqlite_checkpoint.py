@@ -2,7 +2,7 @@
 
 SQLite does it in the commit that fills the log, which waits for the disk then: 50 ms for 16 MB. Here a thread does it.
 What counts is pages: a commit writes each page that it has changed anew, were it by a single message. A copy begins by
-making the log durable, and commits that come meanwhile wait for that: 8 ms for 16 MB, 2 for 4.
+making the log durable, and commits that come meanwhile wait for that, the longer the more it is.
 
     copy      every PAGES pages; commits go on, and what they add meanwhile is copied again while that is much
     restart   commits begin at the log's start again; only while none is under way, so it waits until little is left to
@@ -22,8 +22,8 @@ from pathlib import Path
 from pipeline.descriptors import open_descriptors
 
 PAGE_BYTES = 4096
-# 1 MB: the p99 of scores, with a commit every 2 ms, is 3.7 ms then, with twice as many pages 6; at a slower pace 2.8, with
-# twice as many 3.3, four times as many 5, sixteen times as many 12. How much is committed altogether stays the same.
+# 1 MB: the p99 of scores, with a commit every 2 ms, is 3.7 ms then, with twice as many pages 6; at a slower pace 2.8,
+# with twice as many 3.3, four times as many 5, sixteen times as many 12. The speed of a backlog stays the same.
 PAGES = 250
 RESTART_PAGES = 128 * PAGES
 LAST_RESORT_PAGES = 4 * RESTART_PAGES
