@@ -81,11 +81,14 @@ class Names:
         return int(look_up(self.table, texts.data, space))
 
     def names_of(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> list[str | None]:
-        """Return each index's name; None for -1, and for one that is free."""
+        """Return each index's name; None for -1, and for one that is free.
+
+        A page asks while a shard scores: of a name that goes at that moment it may get what takes its place.
+        """
         at = np.asarray(indices, np.int64)
-        entries = self.table.entries[at] if len(self.table.entries) else np.zeros(len(at), ENTRY)
-        length = np.where(at >= 0, entries["length"], -1).astype(np.int32)
-        return Texts(self.table.text, np.ascontiguousarray(entries["start"]), length).tolist()
+        text, entries = self.table.text, self.table.entries[at] if len(self.table.entries) else np.zeros(len(at), ENTRY)
+        places = zip(entries["start"].tolist(), np.where(at >= 0, entries["length"], -1).tolist(), strict=True)
+        return [None if n < 0 else text[start : start + n].tobytes().decode(errors="replace") for start, n in places]
 
     def used(self) -> int:
         """Return after which index none has a name."""
