@@ -17,7 +17,18 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.names_kernel import ENTRY, LONGEST_HOLE, META, SLOT, Table, fill_slots, is_full, look_up, move_slots
+from pipeline.names_kernel import (
+    ENTRY,
+    LONGEST_HOLE,
+    META,
+    NOWHERE,
+    SLOT,
+    Table,
+    fill_slots,
+    is_full,
+    look_up,
+    move_slots,
+)
 from pipeline.room import Room, more_room
 from pipeline.texts import Texts
 from pipeline.texts_kernel import gather
@@ -72,7 +83,7 @@ class Names:
         gather(table.text, start, length, text.array)
         table.entries["start"][known] = np.cumsum(length, dtype=np.int64) - length
         table.meta["used"], table.meta["lost"] = used - lost, 0
-        table.holes[:] = -1
+        table.holes[:] = NOWHERE
         self._text = text
 
     def index_of(self, name: str, space: int = 0) -> int:
@@ -139,4 +150,4 @@ def _free_slots(names: int) -> npt.NDArray[np.void]:
 
 
 def _no_holes() -> npt.NDArray[np.int64]:
-    return np.full(LONGEST_HOLE + 1, -1)
+    return np.full(LONGEST_HOLE + 1, NOWHERE, np.int64)

@@ -15,7 +15,7 @@ ENTRY = np.dtype([("start", "i8"), ("length", "i2"), ("space", "i2")])  # a name
 META = np.dtype([("count", "i8"), ("used", "i8"), ("lost", "i8"), ("key", "u8")])  # bytes of text used, in holes
 
 WORD = 8  # bytes that are looked at together
-LINK, LAST = 4, 0xFFFFFFFF  # bytes in a hole that tell where the next one is; none is
+LINK, NOWHERE = 4, 0xFFFFFFFF  # bytes in a hole that tell where the next one is, and what they tell if there is none
 LONGEST_HOLE = 255  # bytes: longer ones are few, and wait until all holes are closed
 
 Numbers = npt.NDArray[Any]
@@ -25,7 +25,7 @@ class Table(NamedTuple):
     slots: npt.NDArray[np.void]
     entries: npt.NDArray[np.void]
     text: Data
-    holes: npt.NDArray[np.int64]  # (LONGEST_HOLE + 1,) by length, where the latest hole is; -1: there is none
+    holes: npt.NDArray[np.int64]  # (LONGEST_HOLE + 1,) by length, where the latest hole is, or NOWHERE
     meta: npt.NDArray[np.void]  # (1,)
 
 
@@ -152,22 +152,21 @@ def release(table: Table, index: int) -> None:
 @inlined
 def _leave_hole(table: Table, at: int, length: int) -> None:
     table.meta[0].lost += length
-    if LINK <= length <= LONGEST_HOLE and at < LAST:
-        before = table.holes[length]
+    if LINK <= length <= LONGEST_HOLE and at < NOWHERE:
         for k in range(LINK):
-            table.text[at + k] = ((before if before >= 0 else LAST) >> (8 * k)) & 0xFF
+            table.text[at + k] = (table.holes[length] >> (8 * k)) & 0xFF
         table.holes[length] = at
 
 
 @inlined
 def _filled_hole(table: Table, length: int) -> int:
     """Return where a hole of that length was, -1 where there is none."""
-    if not LINK <= length <= LONGEST_HOLE or table.holes[length] < 0:
+    if not LINK <= length <= LONGEST_HOLE or table.holes[length] == NOWHERE:
         return -1
     at, before = table.holes[length], np.int64(0)
     for k in range(LINK):
         before |= np.int64(table.text[at + k]) << (8 * k)
-    table.holes[length] = before if before != LAST else -1
+    table.holes[length] = before
     table.meta[0].lost -= length
     return int(at)
 

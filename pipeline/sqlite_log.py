@@ -258,7 +258,7 @@ class SqliteLog(Log):
 class _OneLineErrors:
     """Says what is wrong with the file, and what to do about it.
 
-    Not a generator, and so is what follows: for them each micro-batch would pay a microsecond, four times.
+    Neither this nor `_Transaction` is a generator: each micro-batch would pay a microsecond for it, four times.
     """
 
     def __init__(self, path: Path) -> None:
@@ -275,7 +275,7 @@ class _OneLineErrors:
 
 
 class _Transaction:
-    """All of a block's statements, or none."""
+    """All statements of a `with`, or none."""
 
     def __init__(self, db: sqlite3.Connection, execute: Callable[[str], object]) -> None:
         self._db, self._execute = db, execute
