@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pipeline.logs import ERROR, Say, line
+from pipeline.signals import setter
 
 GRACE_SECONDS = 5.0  # for leaving the group, closing the port, the report
 
@@ -22,19 +23,21 @@ GRACE_SECONDS = 5.0  # for leaving the group, closing the port, the report
 def stopped_by_signals() -> Iterator[threading.Event]:
     """An event that SIGTERM and Ctrl-C set: the loop then finishes its batch. A second one ends the process."""
     stop = threading.Event()
+    set_stop = setter(stop)
     numbers = (signal.SIGTERM, signal.SIGINT)
 
-    def set_stop(*_: object) -> None:
-        stop.set()
+    def heed(*_: object) -> None:
         for number in numbers:
             signal.signal(number, signal.SIG_DFL)
+        set_stop()
 
-    before = {number: signal.signal(number, set_stop) for number in numbers}
+    before = {number: signal.signal(number, heed) for number in numbers}
     try:
         yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        set_stop()
 
 
 @contextmanager

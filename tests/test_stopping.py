@@ -60,6 +60,28 @@ def test_a_second_signal_ends_it_at_once(pausable_broker, tmp_path, number):
         assert time.monotonic() - began < STOP / 2
 
 
+@pytest.mark.parametrize("ends", ["stopping.stopped_by_signals()", "supervised()"])
+def test_a_signal_is_heeded_though_it_comes_when_the_main_thread_has_just_begun_to_wait(ends):
+    code = (
+        "import signal, threading\n"
+        "from contextlib import contextmanager\n"
+        "import consumers.stopping as stopping\n"
+        "import pipeline.stack.supervisor as supervisor\n"
+        "@contextmanager\n"
+        "def supervised():\n"
+        "    found = []\n"
+        "    supervisor.supervise = lambda *words: found.append(words[-1])\n"
+        "    supervisor.main(['.'])\n"
+        "    yield found[0]\n"
+        f"with {ends} as stop:\n"
+        "    with stop._cond:\n"  # a wait begins by taking this lock
+        "        signal.raise_signal(signal.SIGTERM)\n"
+        "    assert stop.wait(10)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=30)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_what_hangs_without_a_limit_of_its_own_is_ended_after_the_bound():
     code = (
         "import threading, time, signal, os\n"

@@ -24,6 +24,7 @@ from msgspec.structs import replace
 
 from pipeline.broker import HOST, Broker, free_ports, is_free
 from pipeline.errors import GraphsieveError
+from pipeline.signals import setter
 from pipeline.stack import parts
 from pipeline.stack.state import Mark, State, mark_of
 
@@ -256,8 +257,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--free-ports", action="store_true", help="none of the usual ones")
     args = parser.parse_args(argv)
     stop = threading.Event()
+    set_stop = setter(stop)
     for end in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(end, lambda *_: stop.set())
+        signal.signal(end, lambda *_: set_stop())
     # Out of reach of our processes, one of which would else hold it open for whoever reads it to the end.
     audience = os.dup(1)
     os.dup2(2, 1)
