@@ -7,7 +7,7 @@ a label for an unknown id named, go back with their names at the end of the batc
 from pipeline.compiled import compiled, inlined
 from pipeline.graph_lists import note_idle_list, note_idle_row, take_list
 from pipeline.graph_state import ABSENT, Batch, Result, Rules, State
-from pipeline.names_kernel import Table, find, hash_all, is_full, put, release
+from pipeline.names_kernel import Table, find, go_on, has_slots, hash_all, put, release
 from pipeline.texts_kernel import Column, Data
 
 
@@ -29,7 +29,7 @@ def has_room(g: State, ids: Table, keys: Table, batch: Batch) -> bool:
 @compiled
 def _fits(table: Table, names: int, size: int) -> bool:
     meta = table.meta[0]
-    return bool(not is_full(meta.count + names, len(table.slots)) and meta.used + size <= len(table.text))
+    return bool(has_slots(table, names) and meta.used + size <= len(table.text))
 
 
 @compiled
@@ -59,6 +59,8 @@ def number(g: State, rules: Rules, ids: Table, keys: Table, batch: Batch, out: R
             hash_all(keys, key.data, starts, lengths, relation, tags)
             for e in range(len(batch.kind)):
                 out.group_lists[group, e] = _list_of(g, keys, key.data, starts[e], lengths[e], relation, tags[e])
+    go_on(ids, len(batch.kind) + len(batch.edge_event))
+    go_on(keys, len(batch.kind) * len(key.start))
 
 
 @inlined

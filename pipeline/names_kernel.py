@@ -12,17 +12,25 @@ from pipeline.texts_kernel import Data
 LONGEST_NAME = 1024  # characters of an id or a group key; they are kept in memory as long as the node
 SLOT = np.dtype([("tag", "u4"), ("index", "i4")])  # the hash; -1: free
 ENTRY = np.dtype([("start", "i8"), ("length", "i2"), ("space", "i2")])  # a name has four LONGEST_NAME bytes at most
-META = np.dtype([("count", "i8"), ("used", "i8"), ("lost", "i8"), ("key", "u8")])  # bytes of text used, in holes
+# Names; bytes of text used, and in holes; the hash's key; how many of the next slots may be taken, and how many slots
+# have moved there.
+META = np.dtype(
+    [("count", "i8"), ("used", "i8"), ("lost", "i8"), ("key", "u8"), ("freed", "i8"), ("moved", "i8")]
+)  # fmt: skip
 
 WORD = 8  # bytes that are looked at together
 LINK, NOWHERE = 4, 0xFFFFFFFF  # bytes in a hole that tell where the next one is, and what they tell if there is none
 LONGEST_HOLE = 255  # bytes: longer ones are few, and wait until all holes are closed
+PACE = 32  # slots that are moved for a name: from 11/16 full to 3/4 takes a sixteenth as many names as there are slots
+FREED = 4  # next slots that are made free in place of one that is moved
 
 Numbers = npt.NDArray[Any]
+Slots = npt.NDArray[np.void]  # of SLOT
 
 
 class Table(NamedTuple):
-    slots: npt.NDArray[np.void]
+    slots: Slots
+    next: Slots  # twice as many slots, where the names move
     entries: npt.NDArray[np.void]
     text: Data
     holes: npt.NDArray[np.int64]  # (LONGEST_HOLE + 1,) by length, where the latest hole is, or NOWHERE
@@ -33,6 +41,15 @@ class Table(NamedTuple):
 def is_full(names: int, slots: int) -> bool:
     """Are so many names too many for so many slots?"""
     return 4 * names > 3 * slots
+
+
+@compiled
+def has_slots(table: Table, names: int) -> bool:
+    """Are there slots for so many more names, and are next ones, where it is time for them, at hand and not ready?"""
+    meta, slots = table.meta[0], len(table.slots)
+    if len(table.next):
+        return bool(meta.moved < slots and not is_full(meta.count + names, slots))
+    return bool(16 * (meta.count + names) <= 11 * slots)
 
 
 @inlined
@@ -122,28 +139,24 @@ def put(table: Table, slot: int, index: int, data: Data, start: int, length: int
         table.text[at + k] = data[start + k]
     meta.count += 1
     table.slots[slot].tag, table.slots[slot].index = tag, index
+    if _is_moving(table):
+        _take_slot(table.next, tag, index)
 
 
 @inlined
 def release(table: Table, index: int) -> None:
     """Forget the name of an index, if it has one."""
-    entry, mask = table.entries[index], len(table.slots) - 1
+    entry = table.entries[index]
     if entry.length < 0:
         return
-    gap = hash_of(table.text, entry.start, entry.length, entry.space, table.meta[0].key) & mask
-    while table.slots[gap].index != index:
-        gap = (gap + 1) & mask
+    tag = hash_of(table.text, entry.start, entry.length, entry.space, table.meta[0].key)
     _leave_hole(table, entry.start, entry.length)
     table.meta[0].count -= 1
     entry.length = -1
-    # Whoever stands behind and may stand in the gap moves there, or a search would end before it (Knuth, 6.4, R).
-    at = (gap + 1) & mask
-    while table.slots[at].index >= 0:
-        if ((at - table.slots[at].tag) & mask) >= ((at - gap) & mask):
-            table.slots[gap].tag, table.slots[gap].index = table.slots[at].tag, table.slots[at].index
-            gap = at
-        at = (at + 1) & mask
-    table.slots[gap].index = -1
+    moving = _is_moving(table)
+    _leave_slot(table.slots, tag, index, table.next, moving)
+    if moving:
+        _leave_slot(table.next, tag, index, table.next, False)
 
 
 # ---- holes: what a name leaves is for the next one that is as long ----
@@ -178,6 +191,67 @@ def look_up(table: Table, data: Data, space: int) -> int:
     return table.slots[slot].index if slot >= 0 else -1
 
 
+# ---- slots: names move to twice as many a few at a time, before these are full ----
+#
+# Once the next slots are free to take, all names that stand before `moved` are there as well, each once, and of those
+# behind it some: one that comes takes a slot here and there, one that is shifted here has one there, and one that goes
+# leaves both.
+
+
+@inlined
+def _is_moving(table: Table) -> bool:
+    return len(table.next) > 0 and table.meta[0].freed == len(table.next)
+
+
+@inlined
+def go_on(table: Table, names: int) -> None:
+    """Get on with the next slots, as far as so many names that may have come make it necessary."""
+    meta, step = table.meta[0], PACE * names
+    freed = min(meta.freed + FREED * step, len(table.next))
+    for at in range(meta.freed, freed):
+        table.next[at].index = -1
+    meta.freed = freed
+    if _is_moving(table):
+        moved = min(meta.moved + step, len(table.slots))
+        for at in range(meta.moved, moved):  # in order: those that stand near one another do so in both
+            if table.slots[at].index >= 0:
+                _take_slot(table.next, table.slots[at].tag, table.slots[at].index)
+        meta.moved = moved
+
+
+@inlined
+def _take_slot(slots: Slots, tag: int, index: int) -> None:
+    """Enter an index, unless it has a slot."""
+    mask = len(slots) - 1
+    at = tag & mask
+    while slots[at].index >= 0:
+        if slots[at].index == index:
+            return
+        at = (at + 1) & mask
+    slots[at].tag, slots[at].index = tag, index
+
+
+@inlined
+def _leave_slot(slots: Slots, tag: int, index: int, more: Slots, moving: bool) -> None:
+    """Free the slot of an index, if it has one. Where names are moving to `more`, whom that shifts has one there."""
+    mask = len(slots) - 1
+    gap = tag & mask
+    while slots[gap].index != index:
+        if slots[gap].index < 0:
+            return
+        gap = (gap + 1) & mask
+    # Whoever stands behind and may stand in the gap moves there, or a search would end before it (Knuth, 6.4, R).
+    at = (gap + 1) & mask
+    while slots[at].index >= 0:
+        if ((at - slots[at].tag) & mask) >= ((at - gap) & mask):
+            slots[gap].tag, slots[gap].index = slots[at].tag, slots[at].index
+            if moving:
+                _take_slot(more, slots[at].tag, slots[at].index)
+            gap = at
+        at = (at + 1) & mask
+    slots[gap].index = -1
+
+
 @compiled
 def fill_slots(table: Table) -> None:
     """Enter every name in `slots`, which are free."""
@@ -189,21 +263,7 @@ def fill_slots(table: Table) -> None:
 
 
 @compiled
-def move_slots(few: npt.NDArray[np.void], slots: npt.NDArray[np.void]) -> None:
-    """Enter the names that stand in `few` slots in `slots`, which are free and more of them.
-
-    No text is read, and both are walked in order: names that stand near one another in `few` do so in `slots`, but for
-    the upper bits of their places.
-    """
-    for i in range(len(few)):
-        if few[i].index >= 0:
-            _take_slot(slots, few[i].tag, few[i].index)
-
-
-@inlined
-def _take_slot(slots: npt.NDArray[np.void], tag: int, index: int) -> None:
-    mask = len(slots) - 1
-    at = tag & mask
-    while slots[at].index >= 0:
-        at = (at + 1) & mask
-    slots[at].tag, slots[at].index = tag, index
+def move_slots(table: Table) -> None:
+    """Get done with the next slots."""
+    while table.meta[0].moved < len(table.slots):
+        go_on(table, len(table.slots))

@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from pipeline.compiled import compiled
 from pipeline.names import Names
-from pipeline.names_kernel import find, hash_of, put, release
+from pipeline.names_kernel import PACE, find, go_on, hash_of, put, release
 from pipeline.texts import Texts
 
 TEXTS = st.text(max_size=20)  # NUL, the empty text and characters of four bytes among them
@@ -28,6 +28,7 @@ def _give(table, data, space, index):
     slot = find(table, data, 0, len(data), space, tag)
     if slot < 0:
         put(table, ~slot, index, data, 0, len(data), space, tag)
+    go_on(table, 1)
     return slot < 0
 
 
@@ -58,10 +59,10 @@ def test_the_hash_of_a_name_is_its_slow_twins_wherever_it_stands(before, name, b
     assert _tag(data, len(before), len(name), space, np.uint64(key)) == slow_hash(name, space, key)
 
 
-def give(names: Names, name: str, index: int, space: int = 0) -> None:
+def give(names: Names, name: str, index: int, space: int = 0, room: int = ROOM) -> None:
     """Name an index, as the graph does."""
     text = Texts.of([name])
-    names.reserve(ROOM, 1, len(text.data))
+    names.reserve(room, 1, len(text.data))
     assert _give(names.table, text.data, space, index), "is known already"
 
 
@@ -126,6 +127,29 @@ def test_names_whose_hashes_fall_together_are_told_apart_and_found_after_each_ot
         forget(names.table, gone)
         left = [i for i in range(11) if i > gone or i % 2]
         assert [names.index_of(together[i]) for i in left] == left
+
+
+@settings(max_examples=20, deadline=None)
+@given(key=KEYS, chance=st.floats(0, 0.9), seed=st.integers(0, 2**32 - 1))
+def test_names_move_to_more_slots_a_few_at_a_time_so_nobody_waits_for_all_of_them(key, chance, seed):
+    rng, names, index = np.random.default_rng(seed), Names(key), {}
+    longest, doubled = 0, 0
+    for i in range(2000):
+        slots, moved = len(names.table.slots), int(names.table.meta["moved"][0])
+        give(names, f"n{i}", i, room=2000)
+        index[f"n{i}"] = i
+        if len(names.table.slots) == slots and len(names.table.next):
+            longest = max(longest, int(names.table.meta["moved"][0]) - moved)
+            there = names.table.next["index"][: int(names.table.meta["freed"][0])]
+            assert len(set(there[there >= 0])) == np.count_nonzero(there >= 0), "twice in the next slots"
+        doubled += len(names.table.slots) > slots
+        if rng.random() < chance:
+            gone = list(index)[rng.integers(len(index))]
+            forget(names.table, index.pop(gone))
+        if i % 50 == 0 or len(names.table.slots) > slots:
+            assert {name: names.index_of(name) for name in index} == index
+    assert names.index_of("m") == -1
+    assert (longest, doubled > 2) == (PACE, True)
 
 
 def test_no_text_is_stored_for_ever():
