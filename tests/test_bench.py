@@ -184,6 +184,7 @@ def test_full_compares_with_every_peer_before_it_times_them():
     report = told(full, events=600)
     assert {"ours, unpruned", "torch, unpruned", "torch, 4x", "torch, 8x"} <= set(report["peers"])
     assert set(report["ours"]) == {"4x", "8x"}
+    assert set(report["products"]) == {"unpruned", "4x", "8x"}
     wide, *pruned = (sum(map(sum, widths)) for widths in report["graphs"]["random"]["outputs_a_branch"].values())
     assert wide == 4 * full.WIDTH and all(0 < width < wide for width in pruned)
 
