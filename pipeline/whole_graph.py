@@ -41,7 +41,7 @@ class WholeGraph:
         self._first, self._second = (_Pass(layer, edges) for layer in layers)
         kept = _stored(x, own)
         moved = kept if np.array_equal(own, near) else _stored(x, near)
-        self._x = kept, _padded(moved) if self._first.narrow and not isinstance(moved, Csr) else moved
+        self._x = kept, padded(moved) if self._first.narrow and not isinstance(moved, Csr) else moved
         self._keeps = [branch.keep for branch in layers[1].branches]
         self._weight, self._bias = weight, bias
 
@@ -65,8 +65,8 @@ class _Pass:
         self._edges, self.narrow = edges, inputs <= outputs
         self._moved = _lines(nodes, outputs)  # along the edges
         self._out = np.empty((nodes, layer.width), np.float32)
-        self._own, self._near = _padded(own.weight), _padded(near.weight)
-        self._both = _padded(np.concatenate([own.weight, near.weight], axis=1)) if len(own.keep) == inputs else None
+        self._own, self._near = padded(own.weight), padded(near.weight)
+        self._both = padded(np.concatenate([own.weight, near.weight], axis=1)) if len(own.keep) == inputs else None
         self._own_bias, self._near_bias = (branch.bias.astype(np.float32) for branch in layer.branches)
 
     def outputs(self, own: Floats | Csr, near: Floats | Csr) -> Floats:
@@ -81,7 +81,7 @@ class _Pass:
             _branch(moved[:, : len(self._near)], self._near, self._near_bias, out, width)
             return out
         if own is near and self._both is not None and not isinstance(own, Csr):
-            for part, product in _products(own, self._both):
+            for part, product in products(own, self._both):
                 finish(product, self._own_bias, out[part], 0)
                 moved[part, : len(self._near_bias)] = product[:, width : width + len(self._near_bias)]
         else:
@@ -96,7 +96,7 @@ def _branch(x: Floats | Csr, weight: Floats, bias: Floats, out: Floats, first: i
     if isinstance(x, Csr):
         _outputs(x, weight, bias, out, first)
         return
-    for part, product in _products(x, weight):
+    for part, product in products(x, weight):
         finish(product, bias, out[part], first)
 
 
@@ -108,7 +108,7 @@ def _product(x: Floats | Csr, weight: Floats, out: Floats) -> None:
         np.matmul(x, weight, out=out)
 
 
-def _products(x: Floats, weight: Floats) -> Iterator[tuple[slice, Floats]]:
+def products(x: Floats, weight: Floats) -> Iterator[tuple[slice, Floats]]:
     """Yield x W, some rows at a time, in an array that the next ones overwrite.  # (N, K), (K, O) -> (rows, O)"""
     product = _lines(ROWS, weight.shape[1])
     for start in range(0, len(x), ROWS):
@@ -127,7 +127,7 @@ def _lines(rows: int, width: int) -> Floats:
     return room[first : first + rows * width].reshape(rows, width)
 
 
-def _padded(weight: Floats) -> Floats:
+def padded(weight: Floats) -> Floats:
     """Return a matrix with outputs of zeros behind its own, up to a whole line.  # (K, O) -> (K, O or more)"""
     wide = _lines(*weight.shape)
     wide[:, : weight.shape[1]] = weight

@@ -34,7 +34,7 @@ from pipeline.experiments.graphs.settings import path_of
 from pipeline.experiments.message_passing import to_dgl
 from pipeline.model import Layer
 from pipeline.page import Table
-from pipeline.whole_graph import ROWS, Floats, WholeGraph
+from pipeline.whole_graph import Floats, WholeGraph, padded, products
 
 GRAPHS = ("amazon_cs", "coauthor_phy", "tolokers", "reddit_banned")
 NODES, DEGREE, CHANNELS, CLASSES = 20_000, 16, 128, 4  # of a random graph
@@ -118,21 +118,18 @@ def _compared(graph: Graph, networks: dict[str, Network]) -> Runs:
             apart = float(np.abs(logits().numpy() - expected).max() / np.abs(expected).max())
             if not apart <= ALIKE:
                 raise RuntimeError(f"{who} differs from ours by {apart:g}: it computes something else")
-        runs |= {f"ours, {name}": ours, **peers, f"{PRODUCTS}, {name}": partial(_multiply, _products(network, graph.x))}
+        runs |= {f"ours, {name}": ours, **peers, f"{PRODUCTS}, {name}": partial(_multiply, _dense(network, graph.x))}
     return runs
 
 
-Product = tuple[Floats, Floats, Floats]  # (N, K), (K, O), room for some rows (ROWS, O)
+Product = tuple[Floats, Floats]  # (N, K), (K, O)
 
 
-def _products(network: Network, x: Any) -> list[Product]:
+def _dense(network: Network, x: Any) -> list[Product]:
     """Return the dense products of both layers; those of sparse features are passes over a sparse matrix."""
-    nodes, products = x.shape[0], []
-    for layer in network.layers if isinstance(x, np.ndarray) else network.layers[1:]:
-        for weight in _weights(layer):
-            h = np.ones((nodes, len(weight)), np.float32)
-            products.append((h, weight, np.empty((ROWS, weight.shape[1]), np.float32)))
-    return products
+    layers = network.layers if isinstance(x, np.ndarray) else network.layers[1:]
+    weights = [weight for layer in layers for weight in _weights(layer)]
+    return [(np.ones((x.shape[0], len(weight)), np.float32), padded(weight)) for weight in weights]
 
 
 def _weights(layer: Layer) -> list[Floats]:
@@ -143,11 +140,10 @@ def _weights(layer: Layer) -> list[Floats]:
     return [own.weight, near.weight]
 
 
-def _multiply(products: list[Product]) -> None:
-    for h, weight, room in products:
-        for start in range(0, len(h), ROWS):
-            rows = h[start : start + ROWS]
-            np.matmul(rows, weight, out=room[: len(rows)])
+def _multiply(pairs: list[Product]) -> None:
+    for x, weight in pairs:
+        for _ in products(x, weight):
+            pass
 
 
 def _in_turn(runs: Runs, turns: int, title: str) -> Seconds:
