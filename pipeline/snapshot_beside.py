@@ -129,7 +129,7 @@ def _forked(write: Callable[[], Manifest], limit_seconds: int) -> tuple[int, int
     """Start a child that writes; return its process id and the end of a pipe from which to read `Told`."""
     with _forking:
         told, tell = os.pipe()
-        # Handlers take locks; blocked here and not there, so that there is no instant at which the child has them.
+        # The child heeds no signal of ours, and these are blocked beforehand: there is no instant at which it would.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         try:
             with warnings.catch_warnings():
