@@ -156,6 +156,14 @@ class Log(Protocol):
     def end(self, topic: str) -> int:
         """Return the position that the next message will get."""
 
+    def written(self, topic: str) -> int:
+        """Return the position after all messages, those of a commit that is under way among them: `end`, or beyond.
+
+        What a commit does may be seen part by part, and `committed` tell of it before `end` does: not where both ends,
+        asked for after it, are the same.
+        """
+        return self.end(topic)
+
     def sending(self) -> Sending:
         """Return what commits are doing; nothing to tell where they are done when they return."""
         return Sending(0, 0)

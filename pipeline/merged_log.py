@@ -143,6 +143,9 @@ class MergedLog(Log):
         beyond = (self._base.end(name) - offset for name, offset in zip(self._topics, tail.offsets, strict=True))
         return tail.position + sum(beyond)
 
+    def written(self, topic: str) -> int:
+        return self.end(topic) if topic == self.topic else self._base.written(topic)
+
     def sending(self) -> Sending:
         return self._base.sending()
 

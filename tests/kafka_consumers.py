@@ -296,7 +296,7 @@ class Deployment:
 
     def _account(self) -> str:
         places = f"positions {self.positions()} of {self.ends(self.events)}, scores {self.ends(self.scores)}"
-        return "\n".join([places, *(f"{consumer}: {consumer.said[-2000:]}" for consumer in self.consumers)])
+        return "\n".join([places, *(consumer.account() for consumer in self.consumers)])
 
     def _places(self, topics: str) -> list[TopicPartition]:
         return [TopicPartition(topic, number) for topic in topics.split(",") for number in range(self.partitions)]
@@ -334,8 +334,9 @@ class Consumer:
         command = [*python, self.name, *options, "--metrics-port", self.port, "--json"]
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self._process = subprocess.Popen(
-                list(map(str, command)), stdout=out, stderr=err, env={**os.environ, **environment}
-            )
+                list(map(str, command)), stdout=out, stderr=err,
+                env={**os.environ, "PYTHONFAULTHANDLER": "1", **environment},
+            )  # fmt: skip
 
     def __str__(self) -> str:
         state = "runs" if self._process.poll() is None else f"ended with {self._process.returncode}"
@@ -354,6 +355,15 @@ class Consumer:
     @property
     def runs(self) -> bool:
         return self._process.poll() is None
+
+    def account(self) -> str:
+        """What it has counted and said, and where its threads stand: telling that ends it."""
+        state = str(self)
+        counted = re.findall(r"^graphsieve_\S+_total\S* \S+$", self._metrics(), re.MULTILINE)
+        if self.runs:
+            self.send(signal.SIGABRT)
+            self._process.wait(WAIT_SECONDS)
+        return "\n".join([state, *counted, self.said[-8000:]])
 
     def kill(self) -> None:
         self._process.kill()

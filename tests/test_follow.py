@@ -124,6 +124,32 @@ def test_what_an_at_least_once_scorer_publishes_again_is_passed_over():
     assert (stats.joined, stats.pending) == (1, 1)
 
 
+class PartlyEndedLog(ListLog):
+    """A log of which the end of its last commit is seen where groups stand, and not yet in the topic of the scores."""
+
+    ended = False
+
+    def end(self, topic):
+        return super().end(topic) if self.ended or topic != "scores" else 0
+
+    def written(self, topic):
+        return super().end(topic)
+
+    def read_batch(self, topic, position, max_records, timeout_seconds):
+        return super().read_batch(topic, position, min(max_records, self.end(topic) - position), timeout_seconds)
+
+
+def test_no_score_is_missed_whose_transaction_ends_where_groups_stand_before_it_does_among_scores():
+    log = PartlyEndedLog(FakeClock(START))
+    bench = Bench(log)
+    log.append("events", [node("a"), label("a", 1)])
+    publish(log, 0, 2, [score_message("a", 0, 0.7)])
+    assert bench.catch_up().joined == 0
+    log.ended = True
+    stats = bench.catch_up()
+    assert (stats.joined, stats.pending) == (1, 0)
+
+
 def test_the_topics_may_have_other_names():
     log = list_log()
     log.append("reviews", [node("a"), label("a", 1)])
@@ -222,6 +248,10 @@ class AwayLog(ListLog):
         self._fail("end")
         return super().end(topic)
 
+    def written(self, topic):
+        self._fail("written")
+        return super().written(topic)
+
     def read_batch(self, *arguments):
         self._fail("read_batch")
         return super().read_batch(*arguments)
@@ -230,7 +260,7 @@ class AwayLog(ListLog):
         self.closed += 1
 
 
-@pytest.mark.parametrize("operation", ["begin", "committed", "end", "read_batch"])
+@pytest.mark.parametrize("operation", ["begin", "committed", "end", "written", "read_batch"])
 def test_a_broker_that_is_away_costs_neither_the_service_nor_its_place(operation):
     away, there = AwayLog(), list_log()
     for log in (away, there):

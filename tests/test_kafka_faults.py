@@ -3,6 +3,7 @@
 `make trials` runs the whole of what the suite holds a short version of.
 """
 
+import contextlib
 import json
 import math
 import random
@@ -28,6 +29,8 @@ from kafka_consumers import (
 from worlds import random_model
 
 from pipeline.broker import Broker
+from pipeline.kafka_log.client import Cluster
+from pipeline.kafka_log.log import KafkaLog
 from pipeline.log import TOMBSTONE, Message
 from pipeline.schema import load_schema
 
@@ -83,8 +86,11 @@ def test_what_a_killed_consumer_had_begun_to_commit_is_ended_by_the_next_one(bro
     with Deployment(broker, model, tmp_path, 1, {"GRAPHSIEVE_KAFKA_STALL": "10m"}) as deployment:
         deployment.append(messages)
         deployment.leave_open_transaction()  # which nobody could read past for ten minutes
-        deployment.consumer()
-        deployment.wait_until_scored()
+        with contextlib.closing(KafkaLog(Cluster(broker.address), 0)) as log:
+            assert (log.end(deployment.scores), log.written(deployment.scores)) == (0, 1)
+            deployment.consumer()
+            deployment.wait_until_scored()
+            assert log.written(deployment.scores) == log.end(deployment.scores) > 1
         assert_undisturbed(deployment, undisturbed(model, messages, 1, tmp_path))
 
 

@@ -114,6 +114,10 @@ class KafkaLog(Log):
         with self._asking():
             return self._reader.end(topic)
 
+    def written(self, topic: str) -> int:
+        with self._asking():
+            return self._reader.written(topic)
+
     def close(self) -> None:
         for writer in self._writers.values():
             writer.close()

@@ -9,7 +9,7 @@ A topic with buffered records is paused while another one is polled, so no buffe
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from kafka import TopicPartition
 from kafka import errors as kafka_errors
@@ -30,10 +30,11 @@ class Reader:
     """Not for several threads."""
 
     def __init__(self, cluster: Cluster, partition: int | None) -> None:
-        self._servers = cluster.servers
+        self._cluster, self._servers = cluster, cluster.servers
         self._partition = partition
         self._control = cluster.consumer(retry_backoff_ms=IDLE_MS)  # tells of topics, ends, beginnings
         self._consumer, self._record_of = cluster.fetcher(self._control)
+        self._uncommitted: Any = None  # tells of ends beyond open transactions
         self._places: dict[str, TopicPartition] = {}
         self._checked: set[str] = set()
         self._next: dict[TopicPartition, int] = {}
@@ -77,9 +78,19 @@ class Reader:
         with one_line(self._where(place)):
             return int(self._control.end_offsets([place])[place])
 
+    def written(self, topic: str) -> int:
+        """Return the position after the last record, committed or not."""
+        place = self._place(topic)
+        if self._uncommitted is None:
+            self._uncommitted = self._cluster.consumer(isolation_level="read_uncommitted")
+        with one_line(self._where(place)):
+            return int(self._uncommitted.end_offsets([place])[place])
+
     def close(self) -> None:
-        for consumer in {id(c): c for c in (self._consumer, self._control)}.values():
-            consumer.close(autocommit=False, timeout_ms=1000)
+        for consumer in {id(c): c for c in (self._consumer, self._control, self._uncommitted)}.values():
+            if consumer is not None:
+                consumer.close(autocommit=False, timeout_ms=1000)
+        self._uncommitted = None
 
     def _go_to(self, topic: str, position: int) -> TopicPartition:
         """Make the next record of the topic that at `position`, or the first after it."""
