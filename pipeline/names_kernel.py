@@ -264,6 +264,5 @@ def fill_slots(table: Table) -> None:
 
 @compiled
 def move_slots(table: Table) -> None:
-    """Get done with the next slots."""
-    while table.meta[0].moved < len(table.slots):
-        go_on(table, len(table.slots))
+    """Get done with the next slots, in one go: for as many names as there are slots, all are moved."""
+    go_on(table, len(table.slots))

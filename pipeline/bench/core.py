@@ -239,11 +239,10 @@ def _spread(speeds: list[float]) -> dict[str, int]:
 def _report(speeds: Speeds) -> Report:
     figures = {who: {str(size): _spread(found) for size, found in by_size.items()} for who, by_size in speeds.items()}
     ours, given = figures.pop("ours"), figures.pop(GIVEN)
-    best = {who: max(f["median"] for f in by_size.values()) for who, by_size in figures.items() if who not in ENGINES}
-    best_of_given = max(found["median"] for found in given.values())
+    best = {who: _best(by_size) for who, by_size in figures.items() if who not in ENGINES}
     ratio = {who: _in_pairs(speeds["ours"], speeds[who]) for who in (UNPRUNED, UNPRUNED_GIVEN)}
     ratio |= {who: round(ours[str(TOLD)]["median"] / found, 2) for who, found in best.items()}
-    of_given = {who: round(best_of_given / found, 2) for who, found in best.items()}
+    of_given = {who: round(_best(given) / found, 2) for who, found in best.items()}
     return {
         "widths": WIDTHS,
         "threads": 1,
@@ -253,6 +252,10 @@ def _report(speeds: Speeds) -> Report:
         "ratio": ratio,
         "ratio_of_given": {UNPRUNED_GIVEN: _in_pairs(speeds[GIVEN], speeds[UNPRUNED_GIVEN])} | of_given,
     }
+
+
+def _best(by_size: dict[str, dict[str, int]]) -> int:
+    return max(found["median"] for found in by_size.values())
 
 
 def _in_pairs(ours: dict[int, list[float]], other: dict[int, list[float]]) -> float:

@@ -74,23 +74,25 @@ class Reader:
 
     def end(self, topic: str) -> int:
         """Return the position after the last record that is committed."""
-        place = self._place(topic)
-        with one_line(self._where(place)):
-            return int(self._control.end_offsets([place])[place])
+        return self._end(self._control, topic)
 
     def written(self, topic: str) -> int:
         """Return the position after the last record, committed or not."""
-        place = self._place(topic)
         if self._uncommitted is None:
             self._uncommitted = self._cluster.consumer(isolation_level="read_uncommitted")
-        with one_line(self._where(place)):
-            return int(self._uncommitted.end_offsets([place])[place])
+        return self._end(self._uncommitted, topic)
 
     def close(self) -> None:
         for consumer in {id(c): c for c in (self._consumer, self._control, self._uncommitted)}.values():
             if consumer is not None:
                 consumer.close(autocommit=False, timeout_ms=1000)
         self._uncommitted = None
+
+    def _end(self, client: Any, topic: str) -> int:
+        """Return where the topic ends for that client."""
+        place = self._place(topic)
+        with one_line(self._where(place)):
+            return int(client.end_offsets([place])[place])
 
     def _go_to(self, topic: str, position: int) -> TopicPartition:
         """Make the next record of the topic that at `position`, or the first after it."""
